@@ -1,0 +1,2 @@
+//! Slotcast backend.
+fn main() {}

@@ -1,0 +1,2 @@
+//! Slotcast bench.
+fn main() {}

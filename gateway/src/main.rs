@@ -1,0 +1,2 @@
+//! Slotcast gateway.
+fn main() {}

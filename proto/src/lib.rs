@@ -1,0 +1,1 @@
+//! What two Slotcast processes must agree on.
