@@ -1,0 +1,529 @@
+-- Slotcast's Redis functions: everything that must happen atomically beside the data.
+--
+-- Conventions
+--   * Every key and channel of a call shares one hash tag, so a call runs on one node.
+--   * `room` is the first 12 digits of a room id; ids of its messages begin with it.
+--   * Functions answer {'ok', ...} or {'<reason>'}; the reasons are listed at each function.
+--   * Bus messages begin with one letter for their kind; `bus.rs` reads them.
+--   * Function names end in the library's version, so that two versions live side by side.
+local VERSION = '@VERSION@'
+
+-- A repeated append is recognised among this many newest entries, no older than this.
+local REPEAT_ENTRIES_MAX = 1000
+local REPEAT_WINDOW_MS = 120000
+-- Runs of read messages remembered for one member; the oldest run is forgotten first.
+local READ_RUNS_MAX = 64
+local RECENT_WINDOW_MS = 600000
+
+-- Start of this library on this node in milliseconds, renewed whenever an entry id would not rise.
+-- A local of the process: a node that takes over after a failover begins an epoch of its own.
+local epoch = nil
+
+local function now_ms()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+local function integer(number)
+  return string.format('%.0f', number)
+end
+
+local function split_id(id)
+  local entry_epoch, number = string.match(id, '^(%d+)-(%d+)$')
+  return tonumber(entry_epoch), tonumber(number)
+end
+
+-- ---------------------------------------------------------------------------------------- log
+-- An entry is {id, {'t', <ms>, 'k', <idempotency key>, 'm', <message JSON>}}.
+
+local function entry_time(entry) return tonumber(entry[2][2]) end
+local function entry_key(entry) return entry[2][4] end
+local function entry_json(entry) return entry[2][6] end
+
+local function newest(log)
+  return redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
+end
+
+-- Epoch, number, timestamp and id of the newest entry; zeros for an absent log.
+local function tail(log)
+  local entry = newest(log)
+  if entry then
+    local entry_epoch, number = split_id(entry[1])
+    return entry_epoch, number, entry_time(entry), entry[1]
+  end
+  return 0, 0, 0, '0-0'
+end
+
+-- Appends one message and publishes it to the shard's channel, naming its predecessor.
+-- `body` is the message's JSON object from behind `_id` and `timestamp`, without the brace.
+local function append(log, channel, room, key, length_max, body)
+  local last_epoch, last_number, last_time, previous = tail(log)
+  local now = now_ms()
+  if not epoch or last_number == 0 or last_epoch > epoch then
+    epoch = math.max(now, last_epoch + 1, (epoch or 0) + 1)
+  end
+  local number = last_number + 1
+  if number > 4294967295 then error('the log of room ' .. room .. ' has no numbers left') end
+  local time = math.max(now, last_time + 1)
+  local id = integer(epoch) .. '-' .. integer(number)
+  local message = room .. string.format('%08x%04x', number, epoch % 65536)
+  local json = '{"_id":"' .. message .. '","timestamp":' .. integer(time) .. ',' .. body
+  if length_max == '' then
+    redis.call('XADD', log, id, 't', integer(time), 'k', key, 'm', json)
+  else
+    redis.call('XADD', log, 'MAXLEN', '~', length_max, id, 't', integer(time), 'k', key, 'm', json)
+  end
+  redis.call('SPUBLISH', channel, 'm ' .. room .. ' ' .. id .. ' ' .. previous .. ' ' .. json)
+  return {'ok', id, message, integer(time), previous}
+end
+
+-- The entry that carries `key`, with its predecessor's id, if it is recent.
+local function find_repeat(log, key)
+  local oldest = now_ms() - REPEAT_WINDOW_MS
+  local from, seen, found = '+', 0, nil
+  while seen < REPEAT_ENTRIES_MAX do
+    local entries = redis.call('XREVRANGE', log, from, '-', 'COUNT', 64)
+    for _, entry in ipairs(entries) do
+      if found then return found, entry[1] end
+      if entry_time(entry) < oldest then return nil end
+      if entry_key(entry) == key then found = entry end
+      from = '(' .. entry[1]
+    end
+    seen = seen + 64
+    if #entries < 64 then break end
+  end
+  return found, '0-0'
+end
+
+-- Appends unless `repeated` is '1' and the key is in the recent log already.
+local function append_once(log, channel, room, key, length_max, body, repeated)
+  if repeated == '1' then
+    local entry, previous = find_repeat(log, key)
+    if entry then
+      local entry_epoch, number = split_id(entry[1])
+      local message = room .. string.format('%08x%04x', number, entry_epoch % 65536)
+      return {'repeat', entry[1], message, integer(entry_time(entry)), previous}
+    end
+  end
+  return append(log, channel, room, key, length_max, body)
+end
+
+local function first_of_epoch(log, entry_epoch)
+  return redis.call('XRANGE', log, integer(entry_epoch) .. '-0', '+', 'COUNT', 1)[1]
+end
+
+local function newest_before_epoch(log, entry_epoch)
+  return redis.call('XREVRANGE', log, integer(entry_epoch) .. '-0', '-', 'COUNT', 1)[1]
+end
+
+-- The entry of message `id` (24 digits), found by its number: epochs are few, numbers contiguous.
+local function find_message(log, id)
+  local number, bits = tonumber(string.sub(id, 13, 20), 16), tonumber(string.sub(id, 21), 16)
+  local entry = newest(log)
+  while entry do
+    local entry_epoch, last = split_id(entry[1])
+    if number > last then return nil end
+    local _, first = split_id(first_of_epoch(log, entry_epoch)[1])
+    if number >= first then
+      if entry_epoch % 65536 ~= bits then return nil end
+      local at = integer(entry_epoch) .. '-' .. integer(number)
+      return redis.call('XRANGE', log, at, at)[1]
+    end
+    entry = newest_before_epoch(log, entry_epoch)
+  end
+  return nil
+end
+
+-- Id of the newest entry older than `time`: walks the epochs, then halves the numbers of one.
+local function newest_before(log, time)
+  local entry = newest(log)
+  while entry do
+    if entry_time(entry) < time then return entry[1] end
+    local entry_epoch, late = split_id(entry[1])
+    local oldest = first_of_epoch(log, entry_epoch)
+    if entry_time(oldest) < time then
+      local _, early = split_id(oldest[1])
+      while late - early > 1 do
+        local middle = math.floor((early + late) / 2)
+        local probe = integer(entry_epoch) .. '-' .. integer(middle)
+        if entry_time(redis.call('XRANGE', log, probe, '+', 'COUNT', 1)[1]) < time then
+          early = middle
+        else
+          late = middle
+        end
+      end
+      return integer(entry_epoch) .. '-' .. integer(early)
+    end
+    entry = newest_before_epoch(log, entry_epoch)
+  end
+  return nil
+end
+
+-- Up to `limit` entries older than `before` (milliseconds, '' for all), oldest first, as
+-- {has_more, {message, json, ...}}, and the numbers of these messages.
+local function page(log, before, limit)
+  local from = '+'
+  if before ~= '' then from = newest_before(log, tonumber(before)) end
+  if not from then return 0, {}, {} end
+  local entries = redis.call('XREVRANGE', log, from, '-', 'COUNT', limit + 1)
+  local has_more = 0
+  if #entries > limit then
+    has_more = 1
+    table.remove(entries)
+  end
+  local messages, numbers = {}, {}
+  for i = #entries, 1, -1 do
+    local _, number = split_id(entries[i][1])
+    numbers[#numbers + 1] = integer(number)
+    messages[#messages + 1] = integer(number)
+    messages[#messages + 1] = entry_json(entries[i])
+  end
+  return has_more, messages, numbers
+end
+
+-- ------------------------------------------------------------------------------------- reads
+-- What a member has read is `<ms of the newest mark> <first>-<last>,<first>-<last>...`: runs of
+-- message numbers, rising. Reading everything costs one run, however long the room is.
+
+local function parse_runs(text)
+  local runs = {}
+  for first, last in string.gmatch(text or '', '(%d+)%-(%d+)') do
+    runs[#runs + 1] = {tonumber(first), tonumber(last)}
+  end
+  return runs
+end
+
+local function format_runs(runs, time)
+  local parts = {}
+  for i = math.max(1, #runs - READ_RUNS_MAX + 1), #runs do
+    parts[#parts + 1] = integer(runs[i][1]) .. '-' .. integer(runs[i][2])
+  end
+  return integer(time) .. ' ' .. table.concat(parts, ',')
+end
+
+-- Adds `first`..`last` to the runs; false when all of it was there.
+local function add_run(runs, first, last)
+  local at = #runs
+  while at > 0 and runs[at][1] > first do at = at - 1 end
+  local under = runs[at]
+  if under and under[2] >= last then return false end
+  if under and under[2] >= first - 1 then
+    under[2] = last
+  else
+    at = at + 1
+    table.insert(runs, at, {first, last})
+  end
+  while runs[at + 1] and runs[at + 1][1] <= runs[at][2] + 1 do
+    runs[at][2] = math.max(runs[at][2], runs[at + 1][2])
+    table.remove(runs, at + 1)
+  end
+  return true
+end
+
+-- Marks the messages of a page as read by its reader, quietly.
+local function mark_page(reads, user, numbers)
+  if #numbers == 0 then return end
+  local runs = parse_runs(redis.call('HGET', reads, user))
+  if add_run(runs, tonumber(numbers[1]), tonumber(numbers[#numbers])) then
+    redis.call('HSET', reads, user, format_runs(runs, now_ms()))
+  end
+end
+
+local function reactions_of(reactions, numbers)
+  if #numbers == 0 then return {} end
+  return redis.call('HMGET', reactions, unpack(numbers))
+end
+
+-- {'has_more', {number, json, ...}, {reactions JSON or nil per message}, {user, runs, ...}}
+local function read_page(log, reads, reactions, user, before, limit)
+  local has_more, messages, numbers = page(log, before, limit)
+  local answer = {has_more, messages, reactions_of(reactions, numbers), redis.call('HGETALL', reads)}
+  mark_page(reads, user, numbers)
+  return answer
+end
+
+-- -------------------------------------------------------------------------------------- seats
+-- seats: user -> gateways (8 digits each, separated by spaces) that hold a socket of the user in
+-- the room. held: the gateway's own list of `<room> <user>`, for whoever reaps a dead gateway.
+
+local function take_seat(seats, held, room, user, gateway)
+  local seat = redis.call('HGET', seats, user)
+  if not seat then
+    redis.call('HSET', seats, user, gateway)
+  elseif not string.find(seat, gateway, 1, true) then
+    redis.call('HSET', seats, user, seat .. ' ' .. gateway)
+  end
+  redis.call('SADD', held, room .. ' ' .. user)
+  return seat
+end
+
+-- Gives the seat up; true when it was the user's last one in the room.
+local function leave_seat(seats, held, room, user, gateway)
+  redis.call('SREM', held, room .. ' ' .. user)
+  local seat = redis.call('HGET', seats, user)
+  if not seat or not string.find(seat, gateway, 1, true) then return false end
+  local others = {}
+  for other in string.gmatch(seat, '%x+') do
+    if other ~= gateway then others[#others + 1] = other end
+  end
+  if #others == 0 then
+    redis.call('HDEL', seats, user)
+    return true
+  end
+  redis.call('HSET', seats, user, table.concat(others, ' '))
+  return false
+end
+
+-- ---------------------------------------------------------------------------- room functions
+
+-- KEYS log | ARGV channel room key length_max body repeated
+-- -> {'ok' or 'repeat', position, message, timestamp, previous position}
+local function append_message(keys, args)
+  return append_once(keys[1], args[1], args[2], args[3], args[4], args[5], args[6])
+end
+
+-- KEYS room members admitted | ARGV creator creator_json field value ...
+-- -> {'ok'} {'taken'}
+local function create_room(keys, args)
+  if redis.call('EXISTS', keys[1]) == 1 then return {'taken'} end
+  redis.call('HSET', keys[1], unpack(args, 3))
+  redis.call('HSET', keys[2], args[1], args[2])
+  redis.call('SADD', keys[3], args[1])
+  return {'ok'}
+end
+
+-- KEYS room members admitted | ARGV user user_json
+-- -> {'ok'} {'unknown'}
+local function admit(keys, args)
+  if redis.call('EXISTS', keys[1]) == 0 then return {'unknown'} end
+  redis.call('HSET', keys[2], args[1], args[2])
+  redis.call('SADD', keys[3], args[1])
+  return {'ok'}
+end
+
+-- KEYS room members admitted seats held log reads reactions
+-- ARGV channel room user gateway user_json key length_max body page_limit repeated
+-- -> {'joined', position, previous position, members, has_more, messages, reactions, reads}
+--    {'seated', newest position} {'unknown'} {'refused'}
+local function join(keys, args)
+  local room, members, admitted, seats = keys[1], keys[2], keys[3], keys[4]
+  local held, log, reads, reactions = keys[5], keys[6], keys[7], keys[8]
+  local channel, prefix, user, gateway = args[1], args[2], args[3], args[4]
+  local name, password = unpack(redis.call('HMGET', room, 'name', 'password'))
+  if not name then return {'unknown'} end
+  local seat = redis.call('HEXISTS', seats, user) == 1
+  if password and not seat and redis.call('SISMEMBER', admitted, user) == 0 then
+    return {'refused'}
+  end
+  redis.call('HSET', members, user, args[5])
+  take_seat(seats, held, prefix, user, gateway)
+  if seat and not (args[10] == '1' and find_repeat(log, args[6])) then
+    local _, _, _, position = tail(log)
+    return {'seated', position}
+  end
+  local entry = append_once(log, channel, prefix, args[6], args[7], args[8], args[10])
+  redis.call('SPUBLISH', channel, 'p ' .. prefix)
+  return {'joined', entry[2], entry[5], redis.call('HVALS', members),
+    unpack(read_page(log, reads, reactions, user, '', tonumber(args[9])))}
+end
+
+-- KEYS seats held log | ARGV room user gateway
+-- -> {'ok', newest position} {'gone'}
+local function restore(keys, args)
+  if redis.call('HEXISTS', keys[1], args[2]) == 0 then return {'gone'} end
+  take_seat(keys[1], keys[2], args[1], args[2], args[3])
+  local _, _, _, position = tail(keys[3])
+  return {'ok', position}
+end
+
+-- KEYS members seats held log | ARGV channel room user gateway key length_max body leaver_json
+-- -> {'left'} {'stays'}
+local function leave(keys, args)
+  local channel, room, user = args[1], args[2], args[3]
+  if not leave_seat(keys[2], keys[3], room, user, args[4]) then return {'stays'} end
+  redis.call('HDEL', keys[1], user)
+  append(keys[4], channel, room, args[5], args[6], args[7])
+  redis.call('SPUBLISH', channel, 'p ' .. room .. ' ' .. args[8])
+  return {'left'}
+end
+
+-- KEYS log reads reactions members | ARGV user before limit
+-- -> {'ok', has_more, messages, reactions, reads} {'refused'}
+local function history(keys, args)
+  if redis.call('HEXISTS', keys[4], args[1]) == 0 then return {'refused'} end
+  return {'ok', unpack(read_page(keys[1], keys[2], keys[3], args[1], args[2], tonumber(args[3])))}
+end
+
+-- KEYS log members reads | ARGV channel room user message,message... user message,...
+-- Marks are gathered by the gateway, many readers a call; what changes nothing is not published.
+-- -> {'ok', count of readers whose marks changed something}
+local function mark_read(keys, args)
+  local _, last = tail(keys[1])
+  local now, changes = now_ms(), {}
+  for i = 3, #args, 2 do
+    local user, fresh = args[i], {}
+    if redis.call('HEXISTS', keys[2], user) == 1 then
+      local runs = parse_runs(redis.call('HGET', keys[3], user))
+      for message in string.gmatch(args[i + 1], '%x+') do
+        local number = tonumber(string.sub(message, 13, 20), 16)
+        if number >= 1 and number <= last and add_run(runs, number, number) then
+          fresh[#fresh + 1] = message
+        end
+      end
+      if #fresh > 0 then
+        redis.call('HSET', keys[3], user, format_runs(runs, now))
+        changes[#changes + 1] = user .. ' ' .. table.concat(fresh, ',')
+      end
+    end
+  end
+  if #changes > 0 then
+    redis.call('SPUBLISH', args[1], 'r ' .. args[2] .. ' ' .. table.concat(changes, ' '))
+  end
+  return {'ok', #changes}
+end
+
+-- KEYS log members reactions | ARGV channel room message user reaction add|remove kinds_max
+-- -> {'ok'} {'refused'} {'unknown'} {'full'}
+local function react(keys, args)
+  local message, user, reaction = args[3], args[4], args[5]
+  if redis.call('HEXISTS', keys[2], user) == 0 then return {'refused'} end
+  if not find_message(keys[1], message) then return {'unknown'} end
+  local field = integer(tonumber(string.sub(message, 13, 20), 16))
+  local users_by_reaction = cjson.decode(redis.call('HGET', keys[3], field) or '{}')
+  local users, kinds = {}, 0
+  for _ in pairs(users_by_reaction) do kinds = kinds + 1 end
+  if args[6] == 'add' and not users_by_reaction[reaction] and kinds >= tonumber(args[7]) then
+    return {'full'}
+  end
+  for _, other in ipairs(users_by_reaction[reaction] or {}) do
+    if other ~= user then users[#users + 1] = other end
+  end
+  if args[6] == 'add' then users[#users + 1] = user end
+  users_by_reaction[reaction] = users
+  if #users == 0 then users_by_reaction[reaction] = nil end
+  local json = cjson.encode(users_by_reaction)
+  if next(users_by_reaction) then
+    redis.call('HSET', keys[3], field, json)
+  else
+    redis.call('HDEL', keys[3], field)
+  end
+  redis.call('SPUBLISH', args[1], 'a ' .. args[2] .. ' ' .. message .. ' ' .. json)
+  return {'ok'}
+end
+
+-- KEYS room members log | read only, for replicas as well
+-- -> {'ok', {field, value, ...}, members, count of messages of the last ten minutes} {'unknown'}
+local function describe_room(keys)
+  local record = redis.call('HGETALL', keys[1])
+  if #record == 0 then return {'unknown'} end
+  local _, last = tail(keys[3])
+  local recent = 0
+  if last > 0 then
+    local before = newest_before(keys[3], now_ms() - RECENT_WINDOW_MS)
+    local _, oldest = split_id(before or redis.call('XRANGE', keys[3], '-', '+', 'COUNT', 1)[1][1])
+    recent = last - oldest
+    if not before then recent = recent + 1 end
+  end
+  return {'ok', record, redis.call('HVALS', keys[2]), recent}
+end
+
+-- ---------------------------------------------------------------------------- user functions
+
+-- KEYS session | ARGV channel user session ttl_ms field value ...
+-- Replaces whatever session the user had and tells the gateways which one is left.
+-- -> {'ok'}
+local function replace_session(keys, args)
+  redis.call('DEL', keys[1])
+  redis.call('HSET', keys[1], 'id', args[3], 'unannounced', '1', unpack(args, 5))
+  redis.call('PEXPIRE', keys[1], args[4])
+  redis.call('SPUBLISH', args[1], 's ' .. args[2] .. ' ' .. args[3])
+  return {'ok'}
+end
+
+-- KEYS session | ARGV channel user session
+-- -> {'ok'} {'invalid'}
+local function end_session(keys, args)
+  if redis.call('HGET', keys[1], 'id') ~= args[3] then return {'invalid'} end
+  redis.call('DEL', keys[1])
+  redis.call('SPUBLISH', args[1], 'o ' .. args[2])
+  return {'ok'}
+end
+
+-- KEYS session connections | ARGV session ttl_ms
+-- -> {'ok'} {'invalid'}
+local function touch_session(keys, args)
+  if redis.call('HGET', keys[1], 'id') ~= args[1] then return {'invalid'} end
+  redis.call('PEXPIRE', keys[1], args[2])
+  redis.call('PEXPIRE', keys[2], args[2])
+  return {'ok'}
+end
+
+-- connections: pid -> `<session> <live|parked> <room> <room>...`, the rooms that a connection had,
+-- so that the client finds them again on any gateway.
+
+-- KEYS user session connections | ARGV channel user session ttl_ms pid notice_json
+-- Admits a socket: checks and touches the session, tells the user's older sockets once a session,
+-- and takes over the rooms of the connection `pid` (or, without one, of parked connections).
+-- -> {'ok', name, email, profile image or nil as '', image set 0|1, {room, ...}} {'invalid'} {'gone'}
+local function connect(keys, args)
+  local session, pid = args[3], args[5]
+  if redis.call('HGET', keys[2], 'id') ~= session then return {'invalid'} end
+  local name, email, image = unpack(redis.call('HMGET', keys[1], 'name', 'email', 'profileImage'))
+  if not name then return {'gone'} end
+  redis.call('PEXPIRE', keys[2], args[4])
+  if redis.call('HDEL', keys[2], 'unannounced') == 1 then
+    redis.call('SPUBLISH', args[1], 'c ' .. args[2] .. ' ' .. session .. ' ' .. args[6])
+  end
+  local rooms = {}
+  local connections = redis.call('HGETALL', keys[3])
+  for i = 1, #connections, 2 do
+    local owner, state, list = string.match(connections[i + 1], '^(%x+) (%a+)(.*)$')
+    local wanted = connections[i] == pid or (pid == '' and state == 'parked')
+    if owner ~= session or wanted then redis.call('HDEL', keys[3], connections[i]) end
+    if owner == session and wanted then
+      for room in string.gmatch(list, '%x+') do rooms[#rooms + 1] = room end
+    end
+  end
+  return {'ok', name, email, image or '', image and 1 or 0, rooms}
+end
+
+-- KEYS connections | ARGV pid value ttl_ms
+-- -> {'ok'}
+local function hold_connection(keys, args)
+  redis.call('HSET', keys[1], args[1], args[2])
+  redis.call('PEXPIRE', keys[1], args[3])
+  return {'ok'}
+end
+
+-- ------------------------------------------------------------------------- gateway functions
+
+-- KEYS leases reaping | ARGV gateway ttl_ms
+-- Renews the gateway's lease and hands out one dead gateway to reap, to one reaper at a time.
+-- -> {'ok', 1 if the lease had not run out, dead gateway or ''}
+local function renew_lease(keys, args)
+  local now = now_ms()
+  local lease = redis.call('ZSCORE', keys[1], args[1])
+  redis.call('ZADD', keys[1], integer(now + args[2]), args[1])
+  for _, gateway in ipairs(redis.call('ZRANGEBYSCORE', keys[1], '-inf', integer(now))) do
+    redis.call('ZREM', keys[1], gateway)
+    redis.call('ZADD', keys[2], 0, gateway)
+  end
+  local dead = redis.call('ZRANGEBYSCORE', keys[2], '-inf', integer(now), 'LIMIT', 0, 1)[1]
+  if dead then redis.call('ZADD', keys[2], integer(now + args[2]), dead) end
+  return {'ok', lease and 1 or 0, dead or ''}
+end
+
+-- ------------------------------------------------------------------------------ registration
+
+local WRITES = {
+  append_message = append_message, create_room = create_room, admit = admit, join = join,
+  restore = restore, leave = leave, history = history, mark_read = mark_read, react = react,
+  replace_session = replace_session, end_session = end_session, touch_session = touch_session,
+  connect = connect, hold_connection = hold_connection, renew_lease = renew_lease,
+}
+for name, callback in pairs(WRITES) do
+  redis.register_function(name .. '_' .. VERSION, callback)
+end
+redis.register_function{
+  function_name = 'describe_room_' .. VERSION, callback = describe_room, flags = {'no-writes'},
+}
