@@ -515,15 +515,21 @@ end
 
 -- ------------------------------------------------------------------------------ registration
 
-local WRITES = {
-  append_message = append_message, create_room = create_room, admit = admit, join = join,
-  restore = restore, leave = leave, history = history, mark_read = mark_read, react = react,
-  replace_session = replace_session, end_session = end_session, touch_session = touch_session,
-  connect = connect, hold_connection = hold_connection, renew_lease = renew_lease,
-}
-for name, callback in pairs(WRITES) do
-  redis.register_function(name .. '_' .. VERSION, callback)
-end
+redis.register_function('append_message_' .. VERSION, append_message)
+redis.register_function('create_room_' .. VERSION, create_room)
+redis.register_function('admit_' .. VERSION, admit)
+redis.register_function('join_' .. VERSION, join)
+redis.register_function('restore_' .. VERSION, restore)
+redis.register_function('leave_' .. VERSION, leave)
+redis.register_function('history_' .. VERSION, history)
+redis.register_function('mark_read_' .. VERSION, mark_read)
+redis.register_function('react_' .. VERSION, react)
+redis.register_function('replace_session_' .. VERSION, replace_session)
+redis.register_function('end_session_' .. VERSION, end_session)
+redis.register_function('touch_session_' .. VERSION, touch_session)
+redis.register_function('connect_' .. VERSION, connect)
+redis.register_function('hold_connection_' .. VERSION, hold_connection)
+redis.register_function('renew_lease_' .. VERSION, renew_lease)
 redis.register_function{
   function_name = 'describe_room_' .. VERSION, callback = describe_room, flags = {'no-writes'},
 }
