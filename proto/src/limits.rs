@@ -50,13 +50,12 @@ pub const PEER_EVENTS_MAX: usize = 8;
 /// to one CONNECT, and some refused namespaces.
 pub const PEER_TRANSMITS_MAX: usize = 16;
 
-const _: () = assert!(PING_INTERVAL_MS_DEFAULT < PING_TIMEOUT_MS_DEFAULT);
 const _: () =
     assert!(CONNECT_TIMEOUT_MS_DEFAULT < PING_INTERVAL_MS_DEFAULT + PING_TIMEOUT_MS_DEFAULT);
 const _: () = assert!(UNACCEPTED_PAYLOAD_BYTES_MAX < MAX_PAYLOAD_BYTES_DEFAULT);
 const _: () = assert!(NAMESPACE_BYTES_MAX < UNACCEPTED_PAYLOAD_BYTES_MAX as usize);
 const _: () = assert!(ACK_ID_DIGITS_MAX < u64::MAX.ilog10() as usize);
-const _: () = assert!((ATTACHMENTS_MAX as u32) < 10_u32.pow(ATTACHMENT_DIGITS_MAX as u32));
+const _: () = assert!((ATTACHMENTS_MAX.ilog10() as usize) < ATTACHMENT_DIGITS_MAX);
 const _: () = assert!(ATTACHMENT_BYTES_MAX <= MAX_PAYLOAD_BYTES_DEFAULT);
 // A full batch of 24-digit ids, each with quotes and comma, fits a frame.
 const _: () = assert!(MARKED_MESSAGES_MAX * 27 < MAX_PAYLOAD_BYTES_DEFAULT as usize);

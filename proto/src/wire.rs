@@ -10,6 +10,8 @@
 
 use std::ops::Add;
 
+use serde::Serialize;
+
 pub mod engineio;
 pub mod event;
 pub mod peer;
@@ -145,4 +147,13 @@ impl Violation {
             Self::Flood => "flood",
         }
     }
+}
+
+/// The JSON of a payload of this crate's own types.
+#[expect(
+    clippy::expect_used,
+    reason = "none of these types has a failing serializer or a non-string key"
+)]
+fn json<T: Serialize>(payload: &T) -> String {
+    serde_json::to_string(payload).expect("payloads serialize")
 }

@@ -99,3 +99,42 @@ pub struct OpenHandshake<'a> {
     /// Largest frame the server takes, in bytes.
     pub max_payload: u32,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_probe_is_a_ping_with_a_text() {
+        assert_eq!(Packet::decode_text("2probe"), Ok(Packet::Ping("probe")));
+        assert_eq!(Packet::decode_text("2"), Ok(Packet::Ping("")));
+    }
+
+    #[test]
+    fn types_without_payload_take_none() {
+        for text in ["", "7", "1x", "5x", "6x", "bAQI=", "\u{1}", "\u{c774}"] {
+            assert_eq!(
+                Packet::decode_text(text),
+                Err(Violation::EngineType),
+                "{text:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_handshake_reads_as_the_reference_writes_it() {
+        let json = r#"{"sid":"e1","upgrades":[],"pingInterval":25000,"pingTimeout":60000,"maxPayload":1048576}"#;
+        let handshake = OpenHandshake {
+            sid: "e1",
+            upgrades: Vec::new(),
+            ping_interval: 25_000,
+            ping_timeout: 60_000,
+            max_payload: 1_048_576,
+        };
+        assert_eq!(serde_json::to_string(&handshake).unwrap(), json);
+        assert_eq!(
+            serde_json::from_str::<OpenHandshake<'_>>(json).unwrap(),
+            handshake
+        );
+    }
+}
