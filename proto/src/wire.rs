@@ -1,12 +1,14 @@
-//! What a client and a gateway say to each other: Engine.IO v4, inside it Socket.IO v5, inside it the chat's events.
+//! What a client and a gateway say to each other: Engine.IO v4, inside it Socket.IO v5, inside it
+//! the chat's events.
 //!
 //! ```text
 //! frame (RFC 6455) -> engineio::Packet -> socketio::Packet -> event::ClientEvent
 //!        `------------------- peer::Peer keeps the state between frames
 //! ```
 //!
-//! Nothing here opens a socket, reads a clock or draws a random number: time and ids come in as arguments, packets go
-//! out as text. Whatever bytes a client sends end as an event, a packet that is ignored, or a [`Violation`].
+//! Nothing here opens a socket, reads a clock or draws a random number: time and ids come in as
+//! arguments, packets go out as text. Whatever bytes a client sends end as an event, a packet that
+//! is ignored, or a [`Violation`].
 
 use std::ops::Add;
 
@@ -50,7 +52,8 @@ impl Add<u32> for Millis {
 /// What a client did that the protocol forbids. It ends that client's connection and nobody else's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Violation {
-    /// A frame, or the attachments of one packet together, are larger than announced in the handshake.
+    /// A frame, or the attachments of one packet together, are larger than announced in the
+    /// handshake.
     #[error("payload of {bytes} bytes exceeds {bytes_max}")]
     TooBig {
         /// Size of what was received, in bytes.
@@ -61,7 +64,8 @@ pub enum Violation {
     /// The frame is empty or its first character names no Engine.IO packet type.
     #[error("unknown Engine.IO packet type")]
     EngineType,
-    /// An Engine.IO packet only a server sends, or one that has no place outside a transport upgrade.
+    /// An Engine.IO packet only a server sends, or one that has no place outside a transport
+    /// upgrade.
     #[error("Engine.IO packet in the wrong direction")]
     EngineDirection,
     /// The message is empty or its first character names no Socket.IO packet type.
@@ -70,14 +74,16 @@ pub enum Violation {
     /// A Socket.IO packet only a server sends: CONNECT_ERROR.
     #[error("Socket.IO packet in the wrong direction")]
     SocketDirection,
-    /// The namespace is longer than [`limits::NAMESPACE_BYTES_MAX`](crate::limits::NAMESPACE_BYTES_MAX).
+    /// The namespace is longer than
+    /// [`limits::NAMESPACE_BYTES_MAX`](crate::limits::NAMESPACE_BYTES_MAX).
     #[error("namespace too long")]
     Namespace,
     /// The acknowledgement id is missing where one is needed, or has more than
     /// [`limits::ACK_ID_DIGITS_MAX`](crate::limits::ACK_ID_DIGITS_MAX) digits.
     #[error("bad acknowledgement id")]
     AckId,
-    /// The attachment count is no number or is above [`limits::ATTACHMENTS_MAX`](crate::limits::ATTACHMENTS_MAX).
+    /// The attachment count is no number or is above
+    /// [`limits::ATTACHMENTS_MAX`](crate::limits::ATTACHMENTS_MAX).
     #[error("bad attachment count")]
     Attachments,
     /// The packet's payload is missing, not JSON, or not the kind of JSON its type needs.
@@ -98,7 +104,8 @@ pub enum Violation {
     /// A Socket.IO packet while announced binary frames are outstanding.
     #[error("packet between binary attachments")]
     AttachmentsInterrupted,
-    /// More packets than their owner takes: [`limits::PEER_EVENTS_MAX`](crate::limits::PEER_EVENTS_MAX) events or
+    /// More packets than their owner takes:
+    /// [`limits::PEER_EVENTS_MAX`](crate::limits::PEER_EVENTS_MAX) events or
     /// [`limits::PEER_TRANSMITS_MAX`](crate::limits::PEER_TRANSMITS_MAX) answers are waiting.
     #[error("too many packets at once")]
     Flood,

@@ -1,6 +1,7 @@
 //! Engine.IO v4 packets over WebSocket: one frame is one packet (protocol revision 4, "WebSocket").
 //!
-//! Long polling packs several packets into one body and writes binary as base64; neither happens here.
+//! Long polling packs several packets into one body and writes binary as base64; neither happens
+//! here.
 
 use serde::{Deserialize, Serialize};
 
@@ -40,7 +41,8 @@ impl<'a> Packet<'a> {
     /// The packet in a text frame.
     ///
     /// # Errors
-    /// [`Violation::EngineType`] if the frame is empty, names an unknown type, or has text after a type that takes none.
+    /// [`Violation::EngineType`] if the frame is empty, names an unknown type, or has text after a
+    /// type that takes none.
     pub fn decode_text(text: &'a str) -> Result<Self, Violation> {
         let mut characters = text.chars();
         let packet_type = characters.next().ok_or(Violation::EngineType)?;

@@ -1,4 +1,5 @@
-//! The server's end of one connection as a state machine: frames and time in, packets and events out.
+//! The server's end of one connection as a state machine: frames and time in, packets and events
+//! out.
 //!
 //! ```text
 //! client                       Peer                          owner
@@ -101,8 +102,8 @@ pub struct ConnectAuth {
 /// Once an input returned a [`Violation`] or [`PeerEvent::Closed`] came out, the peer is over: it
 /// ignores every further input and has no deadline.
 ///
-/// Heartbeat as in the reference server (engine.io 6.6): the next ping is due one interval after the
-/// last pong, asked for or not; while a ping is unanswered, the first other packet that arrives
+/// Heartbeat as in the reference server (engine.io 6.6): the next ping is due one interval after
+/// the last pong, asked for or not; while a ping is unanswered, the first other packet that arrives
 /// starts its timeout anew, once.
 #[derive(Debug)]
 pub struct Peer {
@@ -217,7 +218,10 @@ impl Peer {
                     silent_at: now + self.config.ping_timeout_ms,
                     is_extended: false,
                 };
-                self.transmits.push(String::from("2"));
+                // An owner that takes nothing out gets no more of them, and the peer falls silent.
+                if self.transmits.len() < PEER_TRANSMITS_MAX {
+                    self.transmits.push(String::from("2"));
+                }
             }
             Heartbeat::Awaiting { silent_at, .. } if silent_at <= now => {
                 self.close(PeerClosed::Silent);
@@ -574,4 +578,48 @@ fn take_first<T>(queue: &mut Vec<T>) -> Option<T> {
         return Some(queue.remove(0));
     }
     std::mem::take(queue).pop()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONFIG: PeerConfig = PeerConfig {
+        ping_interval_ms: 25_000,
+        ping_timeout_ms: 60_000,
+        connect_timeout_ms: 45_000,
+        max_payload_bytes: 1_048_576,
+    };
+
+    #[test]
+    fn a_drained_peer_owns_no_heap_memory() {
+        let now = Millis::new(0);
+        let mut peer = Peer::new("e1", &CONFIG, now);
+        for text in ["40/a", "40/b", "40{\"token\":\"t\"}"] {
+            peer.handle_text(text, now).unwrap();
+        }
+        peer.accept("s1", None);
+        for _ in 0..3 {
+            peer.handle_text("42[\"joinRoom\",\"r1\"]", now).unwrap();
+        }
+        peer.handle_text("451-[\"a\"]", now).unwrap();
+        peer.handle_binary(&[1], now).unwrap();
+        peer.handle_timeout(Millis::new(25_000));
+
+        assert_eq!(std::iter::from_fn(|| peer.poll_event()).count(), 5);
+        assert_eq!(std::iter::from_fn(|| peer.poll_transmit()).count(), 5);
+
+        assert_eq!(peer.events.capacity(), 0);
+        assert_eq!(peer.transmits.capacity(), 0);
+        assert!(peer.attachments.is_none());
+    }
+
+    #[test]
+    fn what_waits_comes_out_in_order() {
+        let mut queue = vec![1, 2, 3];
+        assert_eq!(
+            std::iter::from_fn(|| take_first(&mut queue)).collect::<Vec<_>>(),
+            [1, 2, 3]
+        );
+    }
 }

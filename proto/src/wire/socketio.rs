@@ -4,8 +4,8 @@
 //! <type>[<attachments>-][<namespace>,][<ack id>][<JSON payload>]
 //! ```
 //!
-//! The codec cuts the text into slices and bounds what stands in front of the payload. Of the JSON it
-//! looks at the first character only: whoever needs the payload parses it.
+//! The codec cuts the text into slices and bounds what stands in front of the payload. Of the JSON
+//! it looks at the first character only: whoever needs the payload parses it.
 
 use std::fmt;
 

@@ -30,8 +30,8 @@ pub enum ClientEvent {
         /// Only messages before this moment, in milliseconds since the Unix epoch.
         before: Option<i64>,
     },
-    /// `markMessagesAsRead`: at most [`limits::MARKED_MESSAGES_MAX`](crate::limits::MARKED_MESSAGES_MAX) ids, perhaps
-    /// none.
+    /// `markMessagesAsRead`: at most
+    /// [`limits::MARKED_MESSAGES_MAX`](crate::limits::MARKED_MESSAGES_MAX) ids, perhaps none.
     MarkMessagesAsRead {
         /// Messages the user has seen.
         message_ids: Vec<String>,
@@ -40,7 +40,8 @@ pub enum ClientEvent {
     MessageReaction {
         /// Message reacted to.
         message_id: String,
-        /// The emoji, at most [`limits::REACTION_BYTES_MAX`](crate::limits::REACTION_BYTES_MAX) bytes.
+        /// The emoji, at most [`limits::REACTION_BYTES_MAX`](crate::limits::REACTION_BYTES_MAX)
+        /// bytes.
         reaction: String,
         /// What to do with it.
         op: ReactionOp,
@@ -58,7 +59,8 @@ pub enum ClientEvent {
     Unknown,
 }
 
-/// Payload of `chatMessage`. Every field is what the client sent; defaults and checks are the handler's.
+/// Payload of `chatMessage`. Every field is what the client sent; defaults and checks are the
+/// handler's.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ChatMessage {

@@ -1,7 +1,7 @@
 //! What a server tells a client.
 //!
-//! Pieces that other processes stored as JSON (users, messages, rooms) are put together as text: they
-//! are not parsed to be written again. Members without a value are left out, never null.
+//! Pieces that other processes stored as JSON (users, messages, rooms) are put together as text:
+//! they are not parsed to be written again. Members without a value are left out, never null.
 
 use serde::Serialize;
 
