@@ -241,6 +241,7 @@ fn a_dismissed_client_is_told_and_what_it_had_under_way_is_ignored() {
     peer.handle_binary(&[0], at(0)).unwrap();
     assert_eq!(peer.poll_event(), None);
     assert!(matches!(sent(&mut peer, "40"), PeerEvent::Connect(_)));
+    assert_eq!(peer.poll_timeout(), at(25_000));
 }
 
 #[test]
