@@ -9,6 +9,8 @@
 //! | [`slot`] | CRC16 slots, hash tags, the operator's shards |
 //! | [`schema`] | Redis keys and channels, stored records, the bus, the function library |
 //! | [`token`] | access token claims |
+//! | [`wire`] | what clients and gateway say to each other: packets, peer, events |
+//! | [`limits`] | every bound of the protocols |
 //!
 //! # Deploy order
 //!
@@ -19,6 +21,8 @@
 //! | a new field of a stored record | any: unknown fields are ignored, missing ones have a default |
 
 pub mod id;
+pub mod limits;
 pub mod schema;
 pub mod slot;
 pub mod token;
+pub mod wire;
