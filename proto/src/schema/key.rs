@@ -8,7 +8,7 @@
 //! | `{tag}:members:<room>` | hash | user -> user object as clients see it |
 //! | `{tag}:seats:<room>` | hash | user -> gateways that hold a socket of the user in the room |
 //! | `{tag}:admitted:<room>` | set | users who passed the room's password |
-//! | `{tag}:reads:<room>` | hash | user -> runs of message numbers read |
+//! | `{tag}:reads:<room>` | hash | user, or `~` and user -> runs of message numbers read |
 //! | `{tag}:reactions:<room>` | hash | message number -> reactions |
 //! | `{tag}:held:<gateway>` | set | `<room> <user>` seats of one gateway in this slot |
 //! | `{tag}:user:<user>` | hash | the user's record |

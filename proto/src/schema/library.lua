@@ -183,7 +183,9 @@ end
 
 -- ------------------------------------------------------------------------------------- reads
 -- What a member has read is `<ms of the newest mark> <first>-<last>,<first>-<last>...`: runs of
--- message numbers, rising. Reading everything costs one run, however long the room is.
+-- message numbers, rising. Reading everything costs one run, however long the room is. Under
+-- `<user>` stands what the room was told; under `~<user>` what a page showed, without a word: a
+-- mark of the same messages is still news to the room.
 
 local function parse_runs(text)
   local runs = {}
@@ -223,9 +225,10 @@ end
 -- Marks the messages of a page as read by its reader, quietly.
 local function mark_page(reads, user, numbers)
   if #numbers == 0 then return end
-  local runs = parse_runs(redis.call('HGET', reads, user))
+  local field = '~' .. user
+  local runs = parse_runs(redis.call('HGET', reads, field))
   if add_run(runs, tonumber(numbers[1]), tonumber(numbers[#numbers])) then
-    redis.call('HSET', reads, user, format_runs(runs, now_ms()))
+    redis.call('HSET', reads, field, format_runs(runs, now_ms()))
   end
 end
 

@@ -111,7 +111,10 @@ mod tests {
                 TEMPLATE.contains(&format!("local function {name}(")),
                 "{name} is not defined"
             );
-            assert!(TEMPLATE.contains(&format!("'{name}_' .. VERSION")), "{name} is not registered");
+            assert!(
+                TEMPLATE.contains(&format!("'{name}_' .. VERSION")),
+                "{name} is not registered"
+            );
         }
     }
 
