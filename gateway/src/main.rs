@@ -1,2 +1,127 @@
-//! Slotcast gateway.
-fn main() {}
+//! The gateway of Slotcast: holds sockets, and fans messages out to them.
+
+use std::{io, process::ExitCode, sync::Arc};
+
+use crate::{app::App, config::Config, drain::Signals, server::Handshakes};
+
+mod admin;
+mod app;
+mod bus;
+mod chat;
+mod close;
+mod cluster;
+mod config;
+mod connection;
+mod connections;
+mod drain;
+mod handler;
+mod handshake;
+mod hub;
+mod lease;
+mod marks;
+mod metrics;
+mod outbox;
+mod server;
+mod session;
+mod sockets;
+mod store;
+mod telemetry;
+mod websocket;
+mod words;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// The settings are wrong (`EX_USAGE` of sysexits.h).
+const EXIT_CONFIG: u8 = 64;
+
+/// The gateway could not start, or did not end in order.
+const EXIT_FAILURE: u8 = 1;
+
+#[expect(
+    clippy::print_stderr,
+    clippy::print_stdout,
+    reason = "nothing can be logged before the settings are read"
+)]
+fn main() -> ExitCode {
+    if std::env::args()
+        .nth(1)
+        .is_some_and(|argument| argument == "--help")
+    {
+        println!("Settings are environment variables.\n\n{}", config::table());
+        return ExitCode::SUCCESS;
+    }
+    let mut config = match Config::from_env() {
+        Ok(config) => config,
+        Err(mistakes) => {
+            eprintln!("the settings are wrong:\n{mistakes}");
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
+    if let Err(mistake) = telemetry::start(&config) {
+        eprintln!("the settings are wrong:\n{mistake}");
+        return ExitCode::from(EXIT_CONFIG);
+    }
+    fit_to_descriptors(&mut config);
+    tracing::info!(?config, "starting");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(config.workers)
+        .enable_all()
+        .build();
+    let outcome = match runtime {
+        Ok(runtime) => runtime.block_on(live(config)),
+        Err(error) => Err(error),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(%error, "the gateway ends");
+            ExitCode::from(EXIT_FAILURE)
+        }
+    }
+}
+
+/// Promises no more connections than the process may have descriptors.
+fn fit_to_descriptors(config: &mut Config) {
+    let allowed = server::connections_allowed();
+    if config.max_connections > allowed {
+        tracing::warn!(
+            allowed,
+            wanted = config.max_connections,
+            "the limit of open files allows fewer connections than SLOTCAST_MAX_CONNECTIONS; raise it \
+             (LimitNOFILE, ulimit -Hn)"
+        );
+        config.max_connections = allowed;
+    }
+}
+
+/// Binds, serves until a signal, drains.
+async fn live(config: Config) -> io::Result<()> {
+    let mut signals = Signals::listen()?;
+    let app = Arc::new(App::new(config).map_err(io::Error::other)?);
+    let admin = tokio::net::TcpListener::bind(app.config.admin_listen).await?;
+    let listener = server::bind(app.config.listen, app.config.socket_send_buffer_bytes)?;
+    app.start().await.map_err(io::Error::other)?;
+    app.sockets.readiness.set_bound();
+    tokio::spawn(admin::serve(Arc::clone(&app), admin));
+    tracing::info!(listen = %app.config.listen, admin = %app.config.admin_listen, "ready");
+
+    let handshakes = Handshakes::new();
+    let signal = tokio::select! {
+        () = server::accept(&app, &listener, &handshakes) => "the end of accepting",
+        signal = signals.next() => signal,
+    };
+    tracing::info!(signal, "ending");
+    app.sockets.readiness.set_draining();
+    drop(listener);
+    tokio::select! {
+        is_complete = drain::drain(&app, &handshakes) => match is_complete {
+            true => Ok(()),
+            false => Err(io::Error::other("connections were left at the deadline")),
+        },
+        signal = signals.next() => {
+            tracing::warn!(signal, "ending at once");
+            Err(io::Error::other("interrupted while draining"))
+        }
+    }
+}

@@ -1,0 +1,431 @@
+//! Commands to the cluster: one multiplexed connection a node, routed by slot.
+//!
+//! The hot path wants one round trip without a pool's check-out, and what a redirection, a failover
+//! or a timeout means must be decided here, not in a client library (which loses commands that are
+//! in flight when a master dies). Every call is bounded by [`CALL_DEADLINE`].
+
+mod topology;
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, Shared},
+};
+use prometheus_client::metrics::counter::Counter;
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind,
+    IntoConnectionInfo, RedisError, RedisResult, ServerErrorKind, Value,
+    aio::MultiplexedConnection, cmd, io::tcp::TcpSettings,
+};
+use slotcast_proto::{schema::library, slot::Slot};
+use thiserror::Error;
+use tokio::time::{Instant, sleep};
+use tracing::{info, warn};
+
+use crate::config::RedisUrl;
+
+pub(crate) use self::topology::{Address, Topology};
+
+/// A call is given up after this long, retries included; well below the ping timeout, so that a
+/// slow store is never taken for a silent client.
+pub(crate) const CALL_DEADLINE: Duration = Duration::from_secs(8);
+
+/// One attempt waits this long for its answer.
+const RESPONSE_TIMEOUT: Duration = Duration::from_millis(1000);
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(1000);
+
+/// Pause before a retry; doubles up to [`BACK_OFF_MAX`], with jitter.
+const BACK_OFF_MIN: Duration = Duration::from_millis(20);
+const BACK_OFF_MAX: Duration = Duration::from_millis(200);
+
+/// Why the store has no answer.
+#[derive(Clone, Debug, Error)]
+pub(crate) enum StoreError {
+    /// The cluster did not answer within [`CALL_DEADLINE`]. A write may or may not have happened.
+    #[error("the store is unavailable: {0}")]
+    Unavailable(String),
+    /// Redis refused the command, and would again.
+    #[error("the store refused: {0}")]
+    Refused(String),
+    /// An answer of a form that this version does not know.
+    #[error("unexpected answer of {0}")]
+    Unexpected(&'static str),
+}
+
+/// Whether an attempt may repeat one that already took effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Attempt {
+    First,
+    Repeated,
+}
+
+/// The cluster as this process reaches it.
+pub(crate) struct Cluster {
+    /// Where to ask first; also carries user and password for every node.
+    seeds: Vec<ConnectionInfo>,
+    topology: RwLock<Arc<Topology>>,
+    nodes: Mutex<HashMap<Address, Arc<Node>>>,
+    refreshing: AtomicBool,
+    /// Calls given up.
+    unavailable: Counter,
+}
+
+impl Cluster {
+    /// A cluster to be reached by way of these nodes; counts the calls it gives up.
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`] for a URL that is none.
+    pub(crate) fn new(urls: &[RedisUrl], unavailable: Counter) -> Result<Self, StoreError> {
+        let seeds = urls.iter().map(|url| url.expose().into_connection_info());
+        Ok(Self {
+            seeds: seeds.collect::<RedisResult<_>>().map_err(refused)?,
+            topology: RwLock::default(),
+            nodes: Mutex::default(),
+            refreshing: AtomicBool::new(false),
+            unavailable,
+        })
+    }
+
+    /// Reads the slot map and makes sure that every master has the function library.
+    ///
+    /// # Errors
+    /// [`StoreError`] when no seed answers or a master refuses the library.
+    pub(crate) async fn connect(&self) -> Result<(), StoreError> {
+        self.refresh().await;
+        let masters: Vec<_> = self.topology().masters().cloned().collect();
+        if masters.is_empty() {
+            return Err(StoreError::Unavailable(
+                "no Redis Cluster node answers".to_owned(),
+            ));
+        }
+        for master in masters {
+            self.load_library(&master).await.map_err(refused)?;
+        }
+        Ok(())
+    }
+
+    /// The slot map as last read.
+    pub(crate) fn topology(&self) -> Arc<Topology> {
+        self.topology
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// User and password that nodes expect.
+    pub(crate) fn credentials(&self) -> Option<(&str, &str)> {
+        let settings = self.seeds.first()?.redis_settings();
+        Some((
+            settings.username().unwrap_or("default"),
+            settings.password()?,
+        ))
+    }
+
+    /// Reads the slot map anew from whichever node answers; concurrent calls share one reading.
+    pub(crate) async fn refresh(&self) {
+        if self.refreshing.swap(true, Ordering::AcqRel) {
+            sleep(BACK_OFF_MIN).await;
+            return;
+        }
+        let read = self.read_topology().await;
+        self.refreshing.store(false, Ordering::Release);
+        let Some(read) = read else { return };
+        let mut topology = self
+            .topology
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        if **topology != read {
+            info!(masters = read.masters().count(), "read a new slot map");
+            *topology = Arc::new(read);
+        }
+    }
+
+    async fn read_topology(&self) -> Option<Topology> {
+        let known = self.topology();
+        let mut addresses: Vec<_> = known
+            .nodes()
+            .cloned()
+            .chain(self.seeds.iter().filter_map(address_of))
+            .collect();
+        fastrand::shuffle(&mut addresses);
+        let command = cmd("CLUSTER").arg("SLOTS").to_owned();
+        for address in addresses {
+            match self.call_node(&address, &command).await {
+                Ok(answer) => match Topology::parse(&answer, &address) {
+                    Some(topology) if topology.masters().next().is_some() => return Some(topology),
+                    _ => warn!(%address, "a node answers without a usable slot map"),
+                },
+                Err(error) => warn!(%address, %error, "a node does not tell the slot map"),
+            }
+        }
+        None
+    }
+
+    /// Runs a command on the master of `slot`, following redirections and waiting out failovers.
+    ///
+    /// `command` is asked for anew at every attempt and learns whether an earlier one may have
+    /// taken effect unseen, so that a retry of a write is recognised as such.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] after [`CALL_DEADLINE`]; [`StoreError::Refused`] at once.
+    pub(crate) async fn call(
+        &self,
+        slot: Slot,
+        command: impl Fn(Attempt) -> Cmd,
+    ) -> Result<Value, StoreError> {
+        let deadline = Instant::now() + CALL_DEADLINE;
+        let mut back_off = BACK_OFF_MIN;
+        let mut attempt = Attempt::First;
+        let mut target = self.master(slot).map(Target::Owner);
+        loop {
+            let error = match &target {
+                Some(target) => match self.try_call(target, &command(attempt)).await {
+                    Ok(value) => return Ok(value),
+                    Err(error) => error,
+                },
+                None => RedisError::from((ErrorKind::ClusterConnectionNotFound, "slot unserved")),
+            };
+            let next = Next::after(&error);
+            if next == Next::Refuse {
+                return Err(refused(error));
+            }
+            if Instant::now() >= deadline {
+                self.unavailable.inc();
+                return Err(StoreError::Unavailable(error.to_string()));
+            }
+            target = match next {
+                Next::Moved => {
+                    self.refresh().await;
+                    redirection(&error).map(Target::Owner)
+                }
+                Next::Ask => redirection(&error).map(Target::Importing),
+                Next::Load => {
+                    if let Some(target) = &target {
+                        self.load_library(target.address()).await.map_err(refused)?;
+                    }
+                    target
+                }
+                Next::Wait | Next::Reconnect | Next::Refuse => {
+                    if next == Next::Reconnect {
+                        attempt = Attempt::Repeated;
+                    }
+                    sleep(jittered(back_off)).await;
+                    back_off = (back_off * 2).min(BACK_OFF_MAX);
+                    self.refresh().await;
+                    self.master(slot).map(Target::Owner)
+                }
+            };
+        }
+    }
+
+    fn master(&self, slot: Slot) -> Option<Address> {
+        self.topology()
+            .group(slot)
+            .map(|group| group.master.clone())
+    }
+
+    async fn try_call(&self, target: &Target, command: &Cmd) -> RedisResult<Value> {
+        match target {
+            Target::Owner(address) => self.call_node(address, command).await,
+            Target::Importing(address) => {
+                let mut both = redis::pipe();
+                both.add_command(cmd("ASKING")).add_command(command.clone());
+                let mut connection = self.connection(address).await?;
+                let mut answers = connection.send_packed_commands(&both, 1, 1).await?;
+                match answers.pop() {
+                    Some(Value::ServerError(error)) => Err(error.into()),
+                    Some(answer) => Ok(answer),
+                    None => Ok(Value::Nil),
+                }
+            }
+        }
+    }
+
+    /// Runs a command on one node, whatever slots it serves.
+    pub(crate) async fn call_node(&self, address: &Address, command: &Cmd) -> RedisResult<Value> {
+        let mut connection = self.connection(address).await?;
+        let answer = connection.send_packed_command(command).await;
+        if answer.as_ref().is_err_and(breaks_connection) {
+            self.node(address).forget();
+        }
+        answer?.extract_error()
+    }
+
+    async fn connection(&self, address: &Address) -> RedisResult<MultiplexedConnection> {
+        self.node(address).connection().await
+    }
+
+    fn node(&self, address: &Address) -> Arc<Node> {
+        let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        let node = nodes.entry(address.clone()).or_insert_with(|| {
+            let settings = self.seeds.first().map(|seed| seed.redis_settings().clone());
+            Arc::new(Node::new(address, settings.unwrap_or_default()))
+        });
+        Arc::clone(node)
+    }
+
+    async fn load_library(&self, address: &Address) -> RedisResult<()> {
+        let load = cmd("FUNCTION")
+            .arg("LOAD")
+            .arg(library::source())
+            .to_owned();
+        match self.call_node(address, &load).await {
+            Ok(_) => info!(%address, library = library::name(), "loaded the function library"),
+            Err(error) if has_text(&error, "already exists") => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+}
+
+/// Where a command goes.
+enum Target {
+    /// The node that serves the slot.
+    Owner(Address),
+    /// The node that a migrating slot moves to; wants `ASKING` first.
+    Importing(Address),
+}
+
+impl Target {
+    const fn address(&self) -> &Address {
+        match self {
+            Self::Owner(address) | Self::Importing(address) => address,
+        }
+    }
+}
+
+/// What to do after a failed attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    /// The slot has another owner.
+    Moved,
+    /// The slot is on its way to another owner.
+    Ask,
+    /// The node lacks the function library.
+    Load,
+    /// The command was not run: wait and try again.
+    Wait,
+    /// Nobody knows whether the command was run: connect anew and repeat it.
+    Reconnect,
+    /// It will never work.
+    Refuse,
+}
+
+impl Next {
+    fn after(error: &RedisError) -> Self {
+        use ServerErrorKind::{
+            Ask, BusyLoading, ClusterDown, MasterDown, Moved, ReadOnly, TryAgain,
+        };
+        let kind = error.kind();
+        if has_text(error, "Function not found") {
+            return Self::Load;
+        }
+        if matches!(kind, ErrorKind::Io | ErrorKind::Parse) {
+            return Self::Reconnect;
+        }
+        if kind == ErrorKind::Server(Moved) {
+            return Self::Moved;
+        }
+        if kind == ErrorKind::Server(Ask) {
+            return Self::Ask;
+        }
+        let passes = matches!(
+            kind,
+            ErrorKind::Server(TryAgain | ClusterDown | MasterDown | BusyLoading | ReadOnly)
+                | ErrorKind::ClusterConnectionNotFound
+        );
+        if passes { Self::Wait } else { Self::Refuse }
+    }
+}
+
+fn breaks_connection(error: &RedisError) -> bool {
+    Next::after(error) == Next::Reconnect
+}
+
+fn redirection(error: &RedisError) -> Option<Address> {
+    error
+        .redirect_node()
+        .and_then(|(address, _)| Address::parse(address))
+}
+
+fn refused(error: RedisError) -> StoreError {
+    StoreError::Refused(error.to_string())
+}
+
+fn has_text(error: &RedisError, text: &str) -> bool {
+    error.detail().is_some_and(|detail| detail.contains(text))
+}
+
+fn address_of(info: &ConnectionInfo) -> Option<Address> {
+    let ConnectionAddr::Tcp(host, port) = info.addr() else {
+        return None;
+    };
+    Some(Address::new(host, *port))
+}
+
+fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(0.5 + fastrand::f64())
+}
+
+type Connecting = Shared<BoxFuture<'static, RedisResult<MultiplexedConnection>>>;
+
+/// One node's connection, made when first wanted; all who want it wait for the same attempt.
+struct Node {
+    info: ConnectionInfo,
+    connection: Mutex<Option<Connecting>>,
+}
+
+impl Node {
+    fn new(address: &Address, settings: redis::RedisConnectionInfo) -> Self {
+        let info = ConnectionAddr::Tcp(address.host().to_owned(), address.port())
+            .into_connection_info()
+            .map(|info| info.set_redis_settings(settings))
+            .map(|info| info.set_tcp_settings(TcpSettings::default().set_nodelay(true)));
+        Self {
+            info: info.unwrap_or_else(|_| unreachable!()),
+            connection: Mutex::default(),
+        }
+    }
+
+    async fn connection(&self) -> RedisResult<MultiplexedConnection> {
+        let connecting = {
+            let mut connection = self
+                .connection
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            connection
+                .get_or_insert_with(|| connect(self.info.clone()).boxed().shared())
+                .clone()
+        };
+        let connected = connecting.await;
+        if connected.is_err() {
+            self.forget();
+        }
+        connected
+    }
+
+    /// Gives the connection up; the next call makes a new one.
+    fn forget(&self) {
+        self.connection
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+    }
+}
+
+async fn connect(info: ConnectionInfo) -> RedisResult<MultiplexedConnection> {
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(CONNECT_TIMEOUT))
+        .set_response_timeout(Some(RESPONSE_TIMEOUT));
+    Client::open(info)?
+        .get_multiplexed_async_connection_with_config(&config)
+        .await
+}

@@ -1,0 +1,333 @@
+//! What happens on a client's behalf: connecting, its events, its going.
+//!
+//! Handlers of one connection run one at a time. What a client sees when something is refused is
+//! chosen here and in the files below, nowhere else.
+
+mod chat;
+mod history;
+mod mark;
+pub(crate) mod room;
+pub(crate) mod session;
+
+use std::{sync::Arc, time::Duration};
+
+use slotcast_proto::{
+    id::{RoomId, SessionId},
+    schema::{key::Channel, record},
+    wire::{
+        event::{
+            ClientEvent, DuplicateLogin, ErrorCode, ErrorEvent, EventName, MessageRefused,
+            ServerEvent, ack_packet,
+        },
+        peer::ConnectAuth,
+        socketio::AckId,
+    },
+};
+use tokio::time::{Instant, sleep};
+use tracing::{debug, warn};
+
+use crate::{
+    app::{App, unix_millis, unix_seconds},
+    bus::Subscription,
+    close::Close,
+    cluster::StoreError,
+    connection::Connection,
+    session::{Profile, Session, User},
+    store::{Arrival, Connected, HeldConnection, Welcome},
+    websocket::text_frame,
+};
+
+const AUTHENTICATION_ERROR: &str = "Authentication error";
+const INVALID_TOKEN: &str = "Invalid token";
+const INVALID_SESSION: &str = "Invalid session";
+const USER_NOT_FOUND: &str = "User not found";
+const AUTHENTICATION_FAILED: &str = "Authentication failed";
+
+/// A leave that Redis does not take is tried again this often, this many times.
+const LEAVE_PAUSE: Duration = Duration::from_secs(1);
+const LEAVE_ATTEMPTS: u32 = 300;
+
+/// A client that may come in.
+pub(crate) struct Accepted {
+    pub(crate) sid: String,
+    pub(crate) pid: String,
+    /// Rooms of the connection that this one succeeds.
+    rooms: Vec<RoomId>,
+}
+
+/// Authenticates a CONNECT; refusals are the text of `connect_error`.
+pub(crate) async fn connect(
+    app: &Arc<App>,
+    connection: &Arc<Connection>,
+    auth: ConnectAuth,
+) -> Result<Accepted, &'static str> {
+    let token = auth
+        .token
+        .filter(|token| !token.is_empty())
+        .ok_or(AUTHENTICATION_ERROR)?;
+    let session = auth
+        .session_id
+        .filter(|id| !id.is_empty())
+        .ok_or(AUTHENTICATION_ERROR)?;
+    let claims = app
+        .tokens
+        .verify(&token, unix_seconds())
+        .map_err(|_| INVALID_TOKEN)?;
+    let session: SessionId = session.parse().map_err(|_| INVALID_SESSION)?;
+    if session != claims.session_id {
+        return Err(INVALID_SESSION);
+    }
+    let client = connection.client();
+    let notice = DuplicateLogin {
+        device_info: client
+            .user_agent
+            .as_deref()
+            .filter(|agent| !agent.is_empty())
+            .unwrap_or("Unknown"),
+        ip_address: &client.address,
+        timestamp: unix_millis(),
+    };
+    let arrival = Arrival {
+        user: claims.user_id,
+        session,
+        previous_pid: auth.pid.as_deref().unwrap_or_default(),
+        notice: &notice.json(),
+    };
+    let failed = |error: StoreError| {
+        warn!(%error, "cannot check a session");
+        AUTHENTICATION_FAILED
+    };
+    // First the user's channel, then the session: no news of it can pass between them.
+    let control = app.bus.want(Channel::Users(arrival.user.slot()));
+    control.live().wait().await.map_err(failed)?;
+    match app.store.connect(&arrival).await.map_err(failed)? {
+        Connected::Welcome(welcome) => Ok(register(app, connection, &arrival, welcome, control)),
+        Connected::InvalidSession => Err(INVALID_SESSION),
+        Connected::UserGone => Err(USER_NOT_FOUND),
+    }
+}
+
+fn register(
+    app: &Arc<App>,
+    connection: &Arc<Connection>,
+    arrival: &Arrival<'_>,
+    welcome: Welcome,
+    control: Subscription,
+) -> Accepted {
+    let id = arrival.user;
+    let profile = Profile::new(id, &welcome.name, &welcome.email, &welcome.profile_image);
+    let user = app
+        .hub
+        .add_connection(User::new(id, profile), connection, control);
+    let pid = random_id();
+    let session = Session::new(user, arrival.session, &pid, app.now_seconds());
+    if connection.session().set(session).is_ok() {
+        app.metrics.users.inc();
+    }
+    Accepted {
+        sid: random_id(),
+        pid,
+        rooms: welcome.rooms,
+    }
+}
+
+/// Brings a connection that was accepted back into the rooms it had.
+pub(crate) async fn connected(app: &Arc<App>, connection: &Arc<Connection>, accepted: Accepted) {
+    for room in accepted.rooms {
+        if let Err(error) = room::restore(app, connection, room).await {
+            warn!(%room, %error, "cannot bring a connection back into its room");
+        }
+    }
+}
+
+/// Handles one event.
+pub(crate) async fn handle(
+    app: &Arc<App>,
+    connection: &Arc<Connection>,
+    event: ClientEvent,
+    ack: Option<AckId>,
+) {
+    match event {
+        ClientEvent::JoinRoom(room) => room::join(app, connection, &room).await,
+        ClientEvent::LeaveRoom(room) => room::leave(app, connection, &room).await,
+        ClientEvent::ChatMessage(message) => {
+            return chat::send(app, connection, message, ack).await;
+        }
+        ClientEvent::FetchPreviousMessages {
+            room_id,
+            limit,
+            before,
+        } => {
+            history::fetch(app, connection, &room_id, limit, before).await;
+        }
+        ClientEvent::MarkMessagesAsRead { message_ids } => {
+            mark::mark_as_read(app, connection, &message_ids);
+        }
+        ClientEvent::MessageReaction {
+            message_id,
+            reaction,
+            op,
+        } => {
+            mark::react(app, connection, &message_id, &reaction, op).await;
+        }
+        ClientEvent::ForceLogin { token } => session::force_login(app, connection, token),
+        ClientEvent::Ping | ClientEvent::JoinRoomList | ClientEvent::Unknown => return,
+    }
+    if let Some(ack) = ack {
+        send_packet(connection, &ack_packet(ack, None));
+    }
+}
+
+/// Handles an event whose payload is not what its name promises: only who asked for an answer to a
+/// chat message gets one.
+pub(crate) fn handle_undecodable(
+    app: &Arc<App>,
+    connection: &Arc<Connection>,
+    name: EventName,
+    ack: Option<AckId>,
+) {
+    debug!(
+        event = name.as_str(),
+        "dropped an event with an unfit payload"
+    );
+    app.metrics.undecodable_events.inc();
+    if let (EventName::ChatMessage, Some(ack)) = (name, ack) {
+        let refused = MessageRefused {
+            code: ErrorCode::MessageError,
+            message: "메시지 데이터 형식이 올바르지 않습니다.",
+            retry_after: None,
+        };
+        send_packet(connection, &refused.packet(ack));
+    }
+}
+
+/// Takes a connection out of everything. After an abnormal end its seats are kept for the grace
+/// period, in which the client may come back to any gateway.
+pub(crate) async fn disconnected(app: &Arc<App>, connection: &Arc<Connection>, close: Close) {
+    let Some(session) = connection.session().get() else {
+        return;
+    };
+    let user = &session.user;
+    let seats = Seats {
+        user: Arc::clone(user),
+        pid: session.pid.clone(),
+        rooms: session.rooms(),
+    };
+    let may_return = !close.is_orderly() && !seats.rooms.is_empty();
+    if may_return {
+        app.hub.park(user.id, &seats.rooms);
+    }
+    for room in &seats.rooms {
+        session.exit(*room);
+        app.hub.exit(*room, connection);
+    }
+    app.hub.remove_connection(user.id, connection);
+    app.metrics.users.dec();
+    if seats.rooms.is_empty() {
+        return;
+    }
+    if !may_return {
+        return seats.give_up(app).await;
+    }
+    let held = HeldConnection {
+        is_parked: true,
+        ..session.held(&seats.rooms)
+    };
+    let held = app.store.hold_connection(&held).await;
+    if let Err(error) = held {
+        warn!(%error, "cannot remember the rooms of a lost connection");
+    }
+    if close != Close::Draining {
+        // By itself, so that the socket need not stay open for it.
+        let app = Arc::clone(app);
+        tokio::spawn(async move {
+            sleep(app.config.grace).await;
+            app.hub.unpark(seats.user.id, &seats.rooms);
+            seats.give_up(&app).await;
+        });
+    } // else: whoever does not come back elsewhere leaves when this gateway's lease ends
+}
+
+/// What a connection had.
+struct Seats {
+    user: Arc<User>,
+    pid: Box<str>,
+    rooms: Vec<RoomId>,
+}
+
+impl Seats {
+    async fn give_up(&self, app: &App) {
+        for room in &self.rooms {
+            self.leave(app, *room).await;
+        }
+        if let Err(error) = app.store.forget_connection(self.user.id, &self.pid).await {
+            debug!(%error, "left the record of a connection to its expiry");
+        }
+    }
+
+    /// Leaves a room, however long Redis takes: a seat that is not given up stays for ever.
+    async fn leave(&self, app: &App, room: RoomId) {
+        for _ in 0..LEAVE_ATTEMPTS {
+            match room::leave_seat(app, &self.user, room).await {
+                Ok(()) => return,
+                Err(error) => warn!(%room, %error, "cannot leave a room; will try again"),
+            }
+            sleep(LEAVE_PAUSE).await;
+        }
+    }
+}
+
+/// Whether the session behind a connection still holds; asks Redis once a minute at most.
+async fn is_current(app: &App, session: &Session) -> Result<bool, StoreError> {
+    if session.is_ended() {
+        return Ok(false);
+    }
+    let now = app.now_seconds();
+    if session.wants_check(now) {
+        if !app.store.touch_session(session.user.id, session.id).await? {
+            session.end();
+            return Ok(false);
+        }
+        session.note_check(now);
+    }
+    Ok(true)
+}
+
+/// Counts a message against the user's rate; how many seconds to wait when it is too much.
+fn count_message(app: &App, user: &User) -> Result<(), u32> {
+    let config = &app.config;
+    user.count_message(
+        config.message_rate_limit,
+        config.message_rate_window,
+        Instant::now(),
+    )
+    .map_err(|wait| u32::try_from(wait.as_millis().div_ceil(1000)).unwrap_or(u32::MAX))
+}
+
+fn send_packet(connection: &Connection, packet: &str) {
+    connection.send(&text_frame(packet));
+}
+
+fn send_error(connection: &Connection, code: Option<ErrorCode>, message: &str) {
+    send_packet(
+        connection,
+        &ErrorEvent {
+            code,
+            message,
+            retry_after: None,
+        }
+        .packet(),
+    );
+}
+
+/// JSON members of a system message, see [`record::message_body`].
+fn system_message(room: RoomId, content: &str) -> String {
+    let content = serde_json::Value::from(content);
+    record::message_body(&format!(
+        r#""room":"{room}","content":{content},"type":"system","metadata":{{}}"#
+    ))
+}
+
+fn random_id() -> String {
+    format!("{:032x}", fastrand::u128(..))
+}

@@ -1,0 +1,281 @@
+//! `joinRoom`, `leaveRoom`, and coming back to rooms.
+
+use std::sync::Arc;
+
+use slotcast_proto::{
+    id::{GatewayId, RoomId, StreamPosition, UserId},
+    wire::event::{JoinRoomError, JoinRoomSuccess, RoomState, ServerEvent, UserLeft},
+};
+use tracing::warn;
+
+use super::{send_error, send_packet, system_message};
+use crate::{
+    app::App,
+    bus,
+    cluster::StoreError,
+    connection::Connection,
+    session::{Session, User},
+    store::{Joined, Page, Seat},
+    websocket::text_frame,
+};
+
+const UNAUTHORIZED: &str = "Unauthorized";
+const UNKNOWN_ROOM: &str = "채팅방을 찾을 수 없습니다.";
+const WRONG_PASSWORD: &str = "비밀번호가 일치하지 않습니다.";
+const JOIN_FAILED: &str = "채팅방 입장에 실패했습니다.";
+const LEAVE_FAILED: &str = "채팅방 퇴장 중 오류가 발생했습니다.";
+
+/// Puts a connection into a room. The answer comes before anything that happens in the room, and
+/// nothing falls between the page of messages in it and what follows live.
+pub(super) async fn join(app: &Arc<App>, connection: &Arc<Connection>, room_id: &str) {
+    let Some(session) = connection.session().get() else {
+        return refuse(connection, UNAUTHORIZED);
+    };
+    let Ok(room) = room_id.parse::<RoomId>() else {
+        return refuse(connection, UNKNOWN_ROOM);
+    };
+    if session.is_in(room) {
+        return send_packet(connection, &answer(room, None));
+    }
+    connection.hold(room);
+    match take_seat(app, connection, session, room).await {
+        Ok(Joined::Entered {
+            position,
+            previous,
+            members,
+            page,
+        }) => {
+            let answer = answer(room, Some((&members, &page)));
+            let start = Start {
+                room,
+                previous,
+                from: position,
+            };
+            admit(app, connection, session, start, Some(answer));
+        }
+        Ok(Joined::Seated { newest }) => {
+            let start = Start {
+                room,
+                previous: newest,
+                from: after(newest),
+            };
+            admit(app, connection, session, start, Some(answer(room, None)));
+        }
+        Ok(Joined::UnknownRoom) => turn_away(app, connection, room, UNKNOWN_ROOM),
+        Ok(Joined::Refused) => turn_away(app, connection, room, WRONG_PASSWORD),
+        Err(error) => {
+            warn!(%room, %error, "cannot join a room");
+            turn_away(app, connection, room, JOIN_FAILED);
+        }
+    }
+}
+
+/// First the channel, then the seat: no message can pass between them.
+async fn take_seat(
+    app: &App,
+    connection: &Arc<Connection>,
+    session: &Session,
+    room: RoomId,
+) -> Result<Joined, StoreError> {
+    let live = app.hub.enter(room, connection, || app.subscribe(room));
+    let (live, covered) = tokio::join!(live.wait(), app.lease.cover(app, room.slot()));
+    live.and(covered)?;
+    let profile = session.user.profile();
+    let mut rooms = session.rooms();
+    rooms.push(room);
+    let seat = Seat {
+        room,
+        user: session.user.id,
+        gateway: app.lease.gateway(),
+        user_json: &profile.json,
+        body: &announcement(room, &profile.name, "님이 입장하였습니다."),
+        key: &random_key(),
+    };
+    let held = session.held(&rooms);
+    let (joined, held) = tokio::join!(app.store.join(&seat), app.store.hold_connection(&held));
+    if let Err(error) = held {
+        warn!(%error, "a connection will not find its rooms again");
+    }
+    joined
+}
+
+/// Where a connection's view of a room begins.
+struct Start {
+    room: RoomId,
+    /// The log's newest position before the connection's first message.
+    previous: StreamPosition,
+    /// The first message that the connection gets live.
+    from: StreamPosition,
+}
+
+fn admit(
+    app: &Arc<App>,
+    connection: &Arc<Connection>,
+    session: &Session,
+    start: Start,
+    answer: Option<String>,
+) {
+    session.enter(start.room);
+    if app.hub.start(start.room, start.previous) {
+        // Not within the handler, which may be given up half-way.
+        tokio::spawn(bus::deliver(Arc::clone(app), start.room));
+    }
+    connection.release(
+        start.room,
+        answer.map(|answer| text_frame(&answer)),
+        start.from,
+    );
+}
+
+fn turn_away(app: &App, connection: &Arc<Connection>, room: RoomId, message: &str) {
+    app.hub.exit(room, connection);
+    connection.discard_held(room);
+    refuse(connection, message);
+}
+
+fn refuse(connection: &Connection, message: &str) {
+    send_packet(
+        connection,
+        &JoinRoomError {
+            message,
+            code: None,
+        }
+        .packet(),
+    );
+}
+
+fn answer(room: RoomId, state: Option<(&[String], &Page)>) -> String {
+    let state = state.map(|(participants, page)| RoomState {
+        participants,
+        messages: &page.messages,
+        has_more: page.has_more,
+    });
+    JoinRoomSuccess {
+        room_id: &room.to_string(),
+        state,
+    }
+    .packet()
+}
+
+/// Brings a connection back into a room where its user still has a seat, without a word to anybody.
+pub(super) async fn restore(
+    app: &Arc<App>,
+    connection: &Arc<Connection>,
+    room: RoomId,
+) -> Result<(), StoreError> {
+    let Some(session) = connection.session().get() else {
+        return Ok(());
+    };
+    connection.hold(room);
+    let live = app.hub.enter(room, connection, || app.subscribe(room));
+    match restore_seat(app, session, room, live).await {
+        Ok(Some(newest)) => {
+            let start = Start {
+                room,
+                previous: newest,
+                from: after(newest),
+            };
+            admit(app, connection, session, start, None);
+            let rooms = session.rooms();
+            app.store.hold_connection(&session.held(&rooms)).await
+        }
+        outcome => {
+            app.hub.exit(room, connection);
+            connection.discard_held(room);
+            outcome.map(drop)
+        }
+    }
+}
+
+async fn restore_seat(
+    app: &App,
+    session: &Session,
+    room: RoomId,
+    live: bus::Live,
+) -> Result<Option<StreamPosition>, StoreError> {
+    let (live, covered) = tokio::join!(live.wait(), app.lease.cover(app, room.slot()));
+    live.and(covered)?;
+    app.store
+        .restore(room, session.user.id, app.lease.gateway())
+        .await
+}
+
+/// Takes a connection out of a room; ignored if it is not there.
+pub(super) async fn leave(app: &App, connection: &Arc<Connection>, room_id: &str) {
+    let Some(session) = connection.session().get() else {
+        return;
+    };
+    let Ok(room) = room_id.parse::<RoomId>() else {
+        return;
+    };
+    if !session.exit(room) {
+        return;
+    }
+    app.hub.exit(room, connection);
+    connection.discard_held(room);
+    let rooms = session.rooms();
+    let remember = async {
+        if rooms.is_empty() {
+            app.store
+                .forget_connection(session.user.id, &session.pid)
+                .await
+        } else {
+            app.store.hold_connection(&session.held(&rooms)).await
+        }
+    };
+    let (left, remembered) = tokio::join!(leave_seat(app, &session.user, room), remember);
+    if let Err(error) = left.and(remembered) {
+        warn!(%room, %error, "cannot leave a room");
+        send_error(connection, None, LEAVE_FAILED);
+    }
+}
+
+/// Gives up this gateway's seat of a user, unless another connection of the user needs it.
+pub(super) async fn leave_seat(app: &App, user: &User, room: RoomId) -> Result<(), StoreError> {
+    if app.hub.is_seated(user.id, room) {
+        return Ok(());
+    }
+    let name = &user.profile().name;
+    give_up_seat(app, app.lease.gateway(), room, user.id, name).await
+}
+
+/// Gives up a gateway's seat; if it was the user's last in the room, the room is told.
+pub(crate) async fn give_up_seat(
+    app: &App,
+    gateway: GatewayId,
+    room: RoomId,
+    user: UserId,
+    name: &str,
+) -> Result<(), StoreError> {
+    let leaver = UserLeft {
+        user_id: &user.to_string(),
+        name,
+    }
+    .json();
+    let seat = Seat {
+        room,
+        user,
+        gateway,
+        user_json: "",
+        body: &announcement(room, name, "님이 퇴장하였습니다."),
+        key: &random_key(),
+    };
+    app.store.leave(&seat, &leaver).await
+}
+
+/// The system message that tells of a user's coming or going.
+pub(crate) fn announcement(room: RoomId, name: &str, what: &str) -> String {
+    system_message(room, &format!("{name}{what}"))
+}
+
+/// An idempotency key that no other message has.
+pub(crate) fn random_key() -> String {
+    format!("{:016x}", fastrand::u64(..))
+}
+
+const fn after(position: StreamPosition) -> StreamPosition {
+    StreamPosition {
+        epoch: position.epoch,
+        number: position.number + 1,
+    }
+}

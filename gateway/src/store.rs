@@ -1,0 +1,773 @@
+//! Every question that this tier asks Redis. Each is one round trip to one node unless it says
+//! otherwise; what happens inside stands in the function library.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use redis::{Cmd, FromRedisValue, Value, cmd};
+use slotcast_proto::{
+    id::{FileId, GatewayId, MessageId, RoomId, SessionId, StreamPosition, UserId},
+    schema::{
+        key::{self, Channel},
+        library::Function,
+        record,
+    },
+    slot::Slot,
+};
+
+use crate::cluster::{Attempt, Cluster, StoreError};
+
+/// Messages read from a log at once when catching up.
+const CATCH_UP_PAGE: usize = 500;
+
+/// Messages that a client gets when it joins a room.
+pub(crate) const JOIN_PAGE: i64 = 30;
+
+/// Kinds of reactions to one message.
+const REACTION_KINDS_MAX: u32 = 50;
+
+pub(crate) struct Store {
+    cluster: Arc<Cluster>,
+    session_ttl_ms: u64,
+    /// Messages kept a room; `None` keeps all.
+    log_length_max: Option<u64>,
+}
+
+/// Outcome of CONNECT.
+pub(crate) enum Connected {
+    /// Admitted.
+    Welcome(Welcome),
+    /// The session is not the user's, or no longer.
+    InvalidSession,
+    /// The user's record is gone.
+    UserGone,
+}
+
+pub(crate) struct Welcome {
+    pub(crate) name: String,
+    pub(crate) email: String,
+    pub(crate) profile_image: String,
+    /// Rooms of the connection that this one succeeds.
+    pub(crate) rooms: Vec<RoomId>,
+}
+
+/// What identifies a socket that connects.
+pub(crate) struct Arrival<'a> {
+    pub(crate) user: UserId,
+    pub(crate) session: SessionId,
+    /// The connection that the client had before, empty without one.
+    pub(crate) previous_pid: &'a str,
+    /// Payload of `duplicate_login` for the user's other sessions.
+    pub(crate) notice: &'a str,
+}
+
+/// A connection and its rooms, as remembered for when it comes back.
+pub(crate) struct HeldConnection<'a> {
+    pub(crate) user: UserId,
+    pub(crate) session: SessionId,
+    pub(crate) pid: &'a str,
+    /// Lost: who comes back without knowing `pid` may have its rooms too.
+    pub(crate) is_parked: bool,
+    pub(crate) rooms: &'a [RoomId],
+}
+
+/// An appended message.
+#[derive(Debug)]
+pub(crate) struct Appended {
+    pub(crate) position: StreamPosition,
+    pub(crate) message: String,
+    pub(crate) timestamp: u64,
+}
+
+/// A message to append.
+pub(crate) struct Draft<'a> {
+    pub(crate) room: RoomId,
+    /// Tells a repeated append from a second message.
+    pub(crate) key: &'a str,
+    /// Whether the client may have sent it before.
+    pub(crate) may_repeat: bool,
+    /// The message's JSON members, see [`record::message_body`].
+    pub(crate) body: &'a str,
+}
+
+/// Outcome of a join.
+pub(crate) enum Joined {
+    /// The user is new in the room.
+    Entered {
+        /// Where the announcement of the user stands.
+        position: StreamPosition,
+        previous: StreamPosition,
+        members: Vec<String>,
+        page: Page,
+    },
+    /// The user was there already.
+    Seated {
+        newest: StreamPosition,
+    },
+    UnknownRoom,
+    /// The room has a password that the user never gave.
+    Refused,
+}
+
+/// A user's place in a room, as seats are taken and given up.
+pub(crate) struct Seat<'a> {
+    pub(crate) room: RoomId,
+    pub(crate) user: UserId,
+    pub(crate) gateway: GatewayId,
+    /// User object.
+    pub(crate) user_json: &'a str,
+    /// Message that announces the user, and its idempotency key.
+    pub(crate) body: &'a str,
+    pub(crate) key: &'a str,
+}
+
+/// Messages as clients see them.
+#[derive(Default)]
+pub(crate) struct Page {
+    pub(crate) messages: Vec<String>,
+    pub(crate) has_more: bool,
+}
+
+/// Outcome of a reaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reacted {
+    Done,
+    NotAMember,
+    UnknownMessage,
+    TooManyKinds,
+}
+
+/// A file that a message refers to.
+pub(crate) struct File {
+    pub(crate) owner: String,
+    pub(crate) filename: String,
+    pub(crate) original_name: String,
+    pub(crate) mime_type: String,
+    pub(crate) size: u64,
+}
+
+/// A gateway's lease after it was renewed.
+pub(crate) struct Lease {
+    /// It had not run out before.
+    pub(crate) unbroken: bool,
+    /// A dead gateway for the caller to reap.
+    pub(crate) dead: Option<GatewayId>,
+}
+
+impl Store {
+    pub(crate) const fn new(
+        cluster: Arc<Cluster>,
+        session_ttl: Duration,
+        log_length_max: Option<u64>,
+    ) -> Self {
+        let session_ttl_ms = session_ttl.as_secs().saturating_mul(1000);
+        Self {
+            cluster,
+            session_ttl_ms,
+            log_length_max,
+        }
+    }
+
+    // ---------------------------------------------------------------------------------- sessions
+
+    /// Checks and touches the session behind a CONNECT, and takes over its earlier rooms.
+    pub(crate) async fn connect(&self, arrival: &Arrival<'_>) -> Result<Connected, StoreError> {
+        let user = arrival.user;
+        let keys = [key::user(user), key::session(user), key::connections(user)];
+        let call = function(Function::Connect, &keys)
+            .arg(Channel::Users(user.slot()).to_string())
+            .arg(user.to_string())
+            .arg(arrival.session.to_string())
+            .arg(self.session_ttl_ms)
+            .arg(arrival.previous_pid)
+            .arg(arrival.notice)
+            .to_owned();
+        let answer = Answer::of("connect", self.call(user.slot(), call).await?)?;
+        match answer.reason.as_str() {
+            "ok" => {
+                let (name, email, profile_image, _, rooms): (_, _, _, u8, Vec<String>) =
+                    answer.rest()?;
+                let rooms = rooms
+                    .iter()
+                    .filter_map(|room| RoomId::from_prefix(room).ok());
+                let rooms = rooms.collect();
+                Ok(Connected::Welcome(Welcome {
+                    name,
+                    email,
+                    profile_image,
+                    rooms,
+                }))
+            }
+            "gone" => Ok(Connected::UserGone),
+            _ => Ok(Connected::InvalidSession),
+        }
+    }
+
+    /// Puts the session's end off; false when it is no longer the user's.
+    pub(crate) async fn touch_session(
+        &self,
+        user: UserId,
+        session: SessionId,
+    ) -> Result<bool, StoreError> {
+        let call = function(
+            Function::TouchSession,
+            &[key::session(user), key::connections(user)],
+        )
+        .arg(session.to_string())
+        .arg(self.session_ttl_ms)
+        .to_owned();
+        let answer = Answer::of("touch_session", self.call(user.slot(), call).await?)?;
+        Ok(answer.reason == "ok")
+    }
+
+    /// Remembers the rooms of a connection, for when it comes back.
+    pub(crate) async fn hold_connection(
+        &self,
+        held: &HeldConnection<'_>,
+    ) -> Result<(), StoreError> {
+        let state = if held.is_parked { "parked" } else { "live" };
+        let rooms = held.rooms.iter().map(|room| format!(" {}", room.prefix()));
+        let rooms: String = rooms.collect();
+        let call = function(Function::HoldConnection, &[key::connections(held.user)])
+            .arg(held.pid)
+            .arg(format!("{} {state}{rooms}", held.session))
+            .arg(self.session_ttl_ms)
+            .to_owned();
+        self.call(held.user.slot(), call).await.map(drop)
+    }
+
+    pub(crate) async fn forget_connection(
+        &self,
+        user: UserId,
+        pid: &str,
+    ) -> Result<(), StoreError> {
+        let call = cmd("HDEL").arg(key::connections(user)).arg(pid).to_owned();
+        self.call(user.slot(), call).await.map(drop)
+    }
+
+    // ------------------------------------------------------------------------------------- rooms
+
+    /// Appends a message to its room's log and publishes it: the hot path.
+    pub(crate) async fn append(&self, draft: &Draft<'_>) -> Result<Appended, StoreError> {
+        let room = draft.room;
+        let keys = [key::log(room)];
+        let channel = Channel::Rooms(room.slot()).to_string();
+        let prefix = room.prefix().to_string();
+        let value = self
+            .cluster
+            .call(room.slot(), |attempt| {
+                function(Function::AppendMessage, &keys)
+                    .arg(&channel)
+                    .arg(&prefix)
+                    .arg(draft.key)
+                    .arg(self.length_max())
+                    .arg(draft.body)
+                    .arg(flag(draft.may_repeat || attempt == Attempt::Repeated))
+                    .to_owned()
+            })
+            .await?;
+        let answer = Answer::of("append_message", value)?;
+        let (position, message, timestamp, _): (String, _, _, String) = answer.rest()?;
+        Ok(Appended {
+            position: parse_position(&position)?,
+            message,
+            timestamp,
+        })
+    }
+
+    /// Takes a seat and announces the user, unless they had one.
+    pub(crate) async fn join(&self, seat: &Seat<'_>) -> Result<Joined, StoreError> {
+        let room = seat.room;
+        let keys = [
+            key::room(room),
+            key::members(room),
+            key::admitted(room),
+            key::seats(room),
+            key::held(room.slot(), seat.gateway),
+            key::log(room),
+            key::reads(room),
+            key::reactions(room),
+        ];
+        let value = self
+            .cluster
+            .call(room.slot(), |attempt| {
+                function(Function::Join, &keys)
+                    .arg(Channel::Rooms(room.slot()).to_string())
+                    .arg(room.prefix().to_string())
+                    .arg(seat.user.to_string())
+                    .arg(seat.gateway.to_string())
+                    .arg(seat.user_json)
+                    .arg(seat.key)
+                    .arg(self.length_max())
+                    .arg(seat.body)
+                    .arg(JOIN_PAGE)
+                    .arg(flag(attempt == Attempt::Repeated))
+                    .to_owned()
+            })
+            .await?;
+        let mut answer = Answer::of("join", value)?;
+        match answer.reason.as_str() {
+            "joined" => {
+                let page = answer.take_page()?;
+                let (position, previous, members): (String, String, _) = answer.rest()?;
+                Ok(Joined::Entered {
+                    position: parse_position(&position)?,
+                    previous: parse_position(&previous)?,
+                    members,
+                    page,
+                })
+            }
+            "seated" => {
+                let (newest,): (String,) = answer.rest()?;
+                Ok(Joined::Seated {
+                    newest: parse_position(&newest)?,
+                })
+            }
+            "refused" => Ok(Joined::Refused),
+            _ => Ok(Joined::UnknownRoom),
+        }
+    }
+
+    /// Takes a seat for a user who still has one; the newest position then, or `None`.
+    pub(crate) async fn restore(
+        &self,
+        room: RoomId,
+        user: UserId,
+        gateway: GatewayId,
+    ) -> Result<Option<StreamPosition>, StoreError> {
+        let keys = [
+            key::seats(room),
+            key::held(room.slot(), gateway),
+            key::log(room),
+        ];
+        let call = function(Function::Restore, &keys)
+            .arg(room.prefix().to_string())
+            .arg(user.to_string())
+            .arg(gateway.to_string())
+            .to_owned();
+        let answer = Answer::of("restore", self.call(room.slot(), call).await?)?;
+        if answer.reason != "ok" {
+            return Ok(None);
+        }
+        let (newest,): (String,) = answer.rest()?;
+        parse_position(&newest).map(Some)
+    }
+
+    /// Gives a seat up; announces the leave when it was the user's last.
+    pub(crate) async fn leave(&self, seat: &Seat<'_>, leaver_json: &str) -> Result<(), StoreError> {
+        let room = seat.room;
+        let keys = [
+            key::members(room),
+            key::seats(room),
+            key::held(room.slot(), seat.gateway),
+            key::log(room),
+        ];
+        let call = function(Function::Leave, &keys)
+            .arg(Channel::Rooms(room.slot()).to_string())
+            .arg(room.prefix().to_string())
+            .arg(seat.user.to_string())
+            .arg(seat.gateway.to_string())
+            .arg(seat.key)
+            .arg(self.length_max())
+            .arg(seat.body)
+            .arg(leaver_json)
+            .to_owned();
+        self.call(room.slot(), call).await.map(drop)
+    }
+
+    /// Messages before a moment, which count as read by the user from then on; `None` for a user
+    /// who is no participant.
+    pub(crate) async fn history(
+        &self,
+        room: RoomId,
+        user: UserId,
+        before: Option<i64>,
+        limit: i64,
+    ) -> Result<Option<Page>, StoreError> {
+        let keys = [
+            key::log(room),
+            key::reads(room),
+            key::reactions(room),
+            key::members(room),
+        ];
+        let before = before.map(|before| before.to_string()).unwrap_or_default();
+        let call = function(Function::History, &keys)
+            .arg(user.to_string())
+            .arg(before)
+            .arg(limit)
+            .to_owned();
+        let mut answer = Answer::of("history", self.call(room.slot(), call).await?)?;
+        if answer.reason != "ok" {
+            return Ok(None);
+        }
+        answer.take_page().map(Some)
+    }
+
+    /// Everything in a room's log after a position, oldest first. Long gaps take several round trips.
+    pub(crate) async fn messages_after(
+        &self,
+        room: RoomId,
+        mut after: StreamPosition,
+    ) -> Result<Vec<(StreamPosition, String)>, StoreError> {
+        let mut messages = Vec::new();
+        loop {
+            let call = cmd("XRANGE")
+                .arg(key::log(room))
+                .arg(format!("({after}"))
+                .arg("+")
+                .arg("COUNT")
+                .arg(CATCH_UP_PAGE)
+                .to_owned();
+            let entries: Vec<(String, Vec<String>)> =
+                convert("XRANGE", self.call(room.slot(), call).await?)?;
+            let count = entries.len();
+            for (position, fields) in entries {
+                after = parse_position(&position)?;
+                let json = fields
+                    .into_iter()
+                    .nth(5)
+                    .ok_or(StoreError::Unexpected("XRANGE"))?;
+                messages.push((after, json));
+            }
+            if count < CATCH_UP_PAGE {
+                return Ok(messages);
+            }
+        }
+    }
+
+    /// User objects of a room's participants.
+    pub(crate) async fn participants(&self, room: RoomId) -> Result<Vec<String>, StoreError> {
+        let call = cmd("HVALS").arg(key::members(room)).to_owned();
+        convert("HVALS", self.call(room.slot(), call).await?)
+    }
+
+    pub(crate) async fn is_participant(
+        &self,
+        room: RoomId,
+        user: UserId,
+    ) -> Result<bool, StoreError> {
+        let call = cmd("HEXISTS")
+            .arg(key::members(room))
+            .arg(user.to_string())
+            .to_owned();
+        convert("HEXISTS", self.call(room.slot(), call).await?)
+    }
+
+    /// The user object of a participant.
+    pub(crate) async fn participant(
+        &self,
+        room: RoomId,
+        user: UserId,
+    ) -> Result<Option<String>, StoreError> {
+        let call = cmd("HGET")
+            .arg(key::members(room))
+            .arg(user.to_string())
+            .to_owned();
+        convert("HGET", self.call(room.slot(), call).await?)
+    }
+
+    /// Replaces the user object of a participant and tells the room. Two commands.
+    pub(crate) async fn update_participant(
+        &self,
+        room: RoomId,
+        user: UserId,
+        user_json: &str,
+    ) -> Result<(), StoreError> {
+        let slot = room.slot();
+        let members = key::members(room);
+        let update = cmd("HSET")
+            .arg(members)
+            .arg(user.to_string())
+            .arg(user_json)
+            .to_owned();
+        self.call(slot, update).await?;
+        let tell = cmd("SPUBLISH")
+            .arg(Channel::Rooms(slot).to_string())
+            .arg(format!("p {}", room.prefix()))
+            .to_owned();
+        self.call(slot, tell).await.map(drop)
+    }
+
+    /// Marks messages of one room as read, for many readers at once.
+    pub(crate) async fn mark_read(
+        &self,
+        room: RoomId,
+        marks: &[(UserId, Vec<MessageId>)],
+    ) -> Result<(), StoreError> {
+        let keys = [key::log(room), key::members(room), key::reads(room)];
+        let mut call = function(Function::MarkRead, &keys);
+        call.arg(Channel::Rooms(room.slot()).to_string())
+            .arg(room.prefix().to_string());
+        for (user, messages) in marks {
+            let messages: Vec<_> = messages.iter().map(MessageId::to_string).collect();
+            call.arg(user.to_string()).arg(messages.join(","));
+        }
+        self.call(room.slot(), call).await.map(drop)
+    }
+
+    /// Adds or removes a reaction and tells the room.
+    pub(crate) async fn react(
+        &self,
+        message: MessageId,
+        user: UserId,
+        reaction: &str,
+        add: bool,
+    ) -> Result<Reacted, StoreError> {
+        let room = message.room();
+        let keys = [key::log(room), key::members(room), key::reactions(room)];
+        let call = function(Function::React, &keys)
+            .arg(Channel::Rooms(room.slot()).to_string())
+            .arg(room.prefix().to_string())
+            .arg(message.to_string())
+            .arg(user.to_string())
+            .arg(reaction)
+            .arg(if add { "add" } else { "remove" })
+            .arg(REACTION_KINDS_MAX)
+            .to_owned();
+        let answer = Answer::of("react", self.call(room.slot(), call).await?)?;
+        Ok(match answer.reason.as_str() {
+            "ok" => Reacted::Done,
+            "refused" => Reacted::NotAMember,
+            "full" => Reacted::TooManyKinds,
+            _ => Reacted::UnknownMessage,
+        })
+    }
+
+    // ------------------------------------------------------------------------------------- files
+
+    pub(crate) async fn find_file(&self, file: FileId) -> Result<Option<File>, StoreError> {
+        use record::file::{FILENAME, MIME_TYPE, ORIGINAL_NAME, OWNER, SIZE};
+        let mut call = cmd("HMGET");
+        call.arg(key::file(file))
+            .arg(&[OWNER, FILENAME, ORIGINAL_NAME, MIME_TYPE, SIZE]);
+        let fields: [Option<String>; 5] =
+            convert::<Vec<_>>("HMGET", self.call(file.slot(), call).await?)?
+                .try_into()
+                .map_err(|_| StoreError::Unexpected("HMGET"))?;
+        let [
+            Some(owner),
+            Some(filename),
+            Some(original_name),
+            Some(mime_type),
+            Some(size),
+        ] = fields
+        else {
+            return Ok(None);
+        };
+        let size = size.parse().map_err(|_| StoreError::Unexpected("HMGET"))?;
+        Ok(Some(File {
+            owner,
+            filename,
+            original_name,
+            mime_type,
+            size,
+        }))
+    }
+
+    /// Notes which room a file is shown in; its participants may read it.
+    pub(crate) async fn share_file(&self, file: FileId, room: RoomId) -> Result<(), StoreError> {
+        let mut call = cmd("HSET");
+        call.arg(key::file(file))
+            .arg(record::file::ROOM)
+            .arg(room.to_string());
+        self.call(file.slot(), call).await.map(drop)
+    }
+
+    // ---------------------------------------------------------------------------------- gateways
+
+    /// Renews this gateway's lease.
+    pub(crate) async fn renew_lease(
+        &self,
+        gateway: GatewayId,
+        ttl: Duration,
+    ) -> Result<Lease, StoreError> {
+        let slot = Slot::of_key(key::GATEWAY_LEASES.as_bytes());
+        let keys = [
+            key::GATEWAY_LEASES.to_owned(),
+            key::GATEWAYS_REAPING.to_owned(),
+        ];
+        let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+        let call = function(Function::RenewLease, &keys)
+            .arg(gateway.to_string())
+            .arg(ttl_ms)
+            .to_owned();
+        let answer = Answer::of("renew_lease", self.call(slot, call).await?)?;
+        let (unbroken, dead): (bool, String) = answer.rest()?;
+        Ok(Lease {
+            unbroken,
+            dead: dead.parse().ok(),
+        })
+    }
+
+    /// Notes that a gateway may hold seats in a slot.
+    pub(crate) async fn note_slot(&self, gateway: GatewayId, slot: Slot) -> Result<(), StoreError> {
+        let slots = key::gateway_slots(gateway);
+        let own = Slot::of_key(slots.as_bytes());
+        let call = cmd("SADD").arg(slots).arg(slot.number()).to_owned();
+        self.call(own, call).await.map(drop)
+    }
+
+    /// Slots in which a gateway may hold seats.
+    pub(crate) async fn slots_of(&self, gateway: GatewayId) -> Result<Vec<Slot>, StoreError> {
+        let slots = key::gateway_slots(gateway);
+        let own = Slot::of_key(slots.as_bytes());
+        let call = cmd("SMEMBERS").arg(slots).to_owned();
+        let slots: Vec<u16> = convert("SMEMBERS", self.call(own, call).await?)?;
+        Ok(slots.into_iter().filter_map(Slot::new).collect())
+    }
+
+    /// Some of the seats that a gateway holds in a slot; giving them up removes them.
+    pub(crate) async fn held_seats(
+        &self,
+        gateway: GatewayId,
+        slot: Slot,
+        count: u32,
+    ) -> Result<Vec<(RoomId, UserId)>, StoreError> {
+        let call = cmd("SRANDMEMBER")
+            .arg(key::held(slot, gateway))
+            .arg(count)
+            .to_owned();
+        let held: Vec<String> = convert("SRANDMEMBER", self.call(slot, call).await?)?;
+        let seat = |text: &String| {
+            let (room, user) = text.split_once(' ')?;
+            Some((RoomId::from_prefix(room).ok()?, user.parse().ok()?))
+        };
+        Ok(held.iter().filter_map(seat).collect())
+    }
+
+    /// Forgets a gateway whose seats were all given up. Three commands, one slot.
+    pub(crate) async fn forget_gateway(&self, gateway: GatewayId) -> Result<(), StoreError> {
+        let slot = Slot::of_key(key::GATEWAY_LEASES.as_bytes());
+        let gateway_text = gateway.to_string();
+        let forget = |key: &str| cmd("ZREM").arg(key).arg(&gateway_text).to_owned();
+        self.call(slot, forget(key::GATEWAY_LEASES)).await?;
+        self.call(slot, forget(key::GATEWAYS_REAPING)).await?;
+        let call = cmd("DEL").arg(key::gateway_slots(gateway)).to_owned();
+        self.call(slot, call).await.map(drop)
+    }
+
+    // -------------------------------------------------------------------------------------- calls
+
+    /// Calls what may be called twice without harm.
+    async fn call(&self, slot: Slot, call: Cmd) -> Result<Value, StoreError> {
+        self.cluster.call(slot, |_| call.clone()).await
+    }
+
+    fn length_max(&self) -> String {
+        self.log_length_max
+            .map(|length| length.to_string())
+            .unwrap_or_default()
+    }
+}
+
+/// What `read_page` of the function library answers: whether there are older messages, number and
+/// JSON of each, its reactions, and what each member has read.
+type RawPage = (
+    bool,
+    Vec<(u64, String)>,
+    Vec<Option<String>>,
+    Vec<(String, String)>,
+);
+
+impl Page {
+    /// Puts reactions and readers into the messages of a page.
+    fn new((has_more, messages, reactions, reads): RawPage) -> Self {
+        let readers = Readers::new(&reads);
+        let messages = messages
+            .iter()
+            .zip(reactions)
+            .map(|((number, json), reactions)| {
+                record::message_with_state(json, reactions.as_deref(), &readers.json(*number))
+            });
+        Self {
+            messages: messages.collect(),
+            has_more,
+        }
+    }
+}
+
+/// Who has read what in a room, whether the room was told or not.
+struct Readers<'a>(BTreeMap<&'a str, Vec<record::ReadRuns>>);
+
+impl<'a> Readers<'a> {
+    fn new(reads: &'a [(String, String)]) -> Self {
+        let mut readers: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for (field, runs) in reads {
+            let user = field.strip_prefix('~').unwrap_or(field);
+            readers
+                .entry(user)
+                .or_default()
+                .push(record::ReadRuns::parse(runs));
+        }
+        Self(readers)
+    }
+
+    /// The `readers` of message `number`.
+    fn json(&self, number: u64) -> String {
+        let readers = self.0.iter().filter_map(|(user, read)| {
+            let runs = read.iter().find(|runs| runs.contains(number))?;
+            Some(format!(
+                r#"{{"userId":"{user}","readAt":{}}}"#,
+                runs.marked_at
+            ))
+        });
+        format!("[{}]", readers.collect::<Vec<_>>().join(","))
+    }
+}
+
+/// An answer of the function library: a reason and what follows it.
+struct Answer {
+    function: &'static str,
+    reason: String,
+    rest: Vec<Value>,
+}
+
+impl Answer {
+    fn of(function: &'static str, value: Value) -> Result<Self, StoreError> {
+        let Value::Array(mut rest) = value else {
+            return Err(StoreError::Unexpected(function));
+        };
+        if rest.is_empty() {
+            return Err(StoreError::Unexpected(function));
+        }
+        let reason = convert(function, rest.remove(0))?;
+        Ok(Self {
+            function,
+            reason,
+            rest,
+        })
+    }
+
+    /// Takes the page off that the answer ends in.
+    fn take_page(&mut self) -> Result<Page, StoreError> {
+        let start = self
+            .rest
+            .len()
+            .checked_sub(4)
+            .ok_or(StoreError::Unexpected(self.function))?;
+        let page = self.rest.split_off(start);
+        convert(self.function, Value::Array(page)).map(Page::new)
+    }
+
+    fn rest<T: FromRedisValue>(self) -> Result<T, StoreError> {
+        convert(self.function, Value::Array(self.rest))
+    }
+}
+
+fn convert<T: FromRedisValue>(call: &'static str, value: Value) -> Result<T, StoreError> {
+    T::from_redis_value(value).map_err(|_| StoreError::Unexpected(call))
+}
+
+fn parse_position(text: &str) -> Result<StreamPosition, StoreError> {
+    text.parse()
+        .map_err(|_| StoreError::Unexpected("a stream position"))
+}
+
+fn function(function: Function, keys: &[String]) -> Cmd {
+    let mut call = cmd("FCALL");
+    call.arg(function.name()).arg(keys.len()).arg(keys);
+    call
+}
+
+const fn flag(set: bool) -> &'static str {
+    if set { "1" } else { "0" }
+}
