@@ -1,2 +1,33 @@
-//! Slotcast bench.
-fn main() {}
+//! Plays the users and counts. Speaks only what `proto` says; links neither server.
+
+mod idle;
+mod report;
+mod seed;
+mod socket;
+
+use clap::{Parser, Subcommand};
+
+/// Measurements of a running Slotcast.
+#[derive(Parser)]
+#[command(name = "bench", version)]
+struct Options {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Memory of one gateway that holds connections which joined a room and are idle.
+    Idle(idle::Options),
+}
+
+fn main() -> anyhow::Result<()> {
+    let options = Options::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    match options.command {
+        Command::Idle(options) => runtime.block_on(idle::run(options)),
+    }
+}

@@ -1,0 +1,50 @@
+//! What a measurement leaves behind: one JSON file that names its command, commit and machine.
+
+use std::{fs, path::Path, process::Command};
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+
+/// The frame around a measurement's own figures.
+#[derive(Serialize)]
+pub(crate) struct Report<T> {
+    /// The command line that made it.
+    command: String,
+    commit: String,
+    kernel: String,
+    cores: usize,
+    figures: T,
+}
+
+impl<T: Serialize> Report<T> {
+    pub(crate) fn new(figures: T) -> Self {
+        Self {
+            command: std::env::args().collect::<Vec<_>>().join(" "),
+            commit: output_of("git", &["describe", "--always", "--dirty"]),
+            kernel: output_of("uname", &["-r"]),
+            cores: std::thread::available_parallelism().map_or(0, usize::from),
+            figures,
+        }
+    }
+
+    /// Prints the report.
+    #[expect(clippy::print_stdout, reason = "it is what the command is for")]
+    pub(crate) fn print(&self) -> Result<()> {
+        println!("{}", serde_json::to_string_pretty(self)?);
+        Ok(())
+    }
+
+    /// Writes the report to a file.
+    pub(crate) fn write(&self, path: &Path) -> Result<()> {
+        let json = serde_json::to_string_pretty(self)?;
+        fs::write(path, json + "\n").with_context(|| format!("cannot write {}", path.display()))
+    }
+}
+
+fn output_of(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output();
+    output.map_or_else(
+        |_| "unknown".to_owned(),
+        |output| String::from_utf8_lossy(&output.stdout).trim().to_owned(),
+    )
+}

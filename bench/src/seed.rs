@@ -1,0 +1,101 @@
+//! Makes users, logins and rooms directly in Redis, as the backend would have stored them: hashing
+//! ten thousand passwords would measure nothing but hashing.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result};
+use redis::{cluster::ClusterClient, cluster_async::ClusterConnection, cmd};
+use slotcast_proto::{
+    id::{RoomId, SessionId, UserId},
+    schema::{key, record},
+    slot::Shards,
+    token::TokenKey,
+    wire::event::User,
+};
+
+/// A user who is logged in.
+#[derive(Clone, Debug)]
+pub(crate) struct Login {
+    pub(crate) token: String,
+    pub(crate) session: SessionId,
+}
+
+/// Writes to the cluster under test.
+pub(crate) struct Seeder {
+    redis: ClusterConnection,
+    shards: Shards,
+    key: TokenKey,
+    now_ms: u64,
+}
+
+/// How long a seeded session lives, in milliseconds.
+const SESSION_MS: u64 = 24 * 60 * 60 * 1000;
+
+impl Seeder {
+    pub(crate) async fn connect(urls: &[String], secret: &str, shards: u16) -> Result<Self> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
+        Ok(Self {
+            redis: ClusterClient::new(urls.to_vec())?
+                .get_async_connection()
+                .await?,
+            shards: Shards::new(shards).context("the shard count is 1 to 16384")?,
+            key: TokenKey::new(secret.as_bytes()).context("the token secret is too short")?,
+            now_ms: u64::try_from(now.as_millis())?,
+        })
+    }
+
+    /// A new user with a session, and a token for it.
+    pub(crate) async fn login(&mut self, number: usize) -> Result<Login> {
+        let user = UserId::new(self.shards.pick(fastrand::u32(..)), fastrand::u128(..));
+        let session = SessionId::new(fastrand::u128(..));
+        let email = format!("bench-{number}-{user}@example.com");
+        cmd("HSET")
+            .arg(key::user(user))
+            .arg(&[
+                record::user::NAME,
+                &format!("사용자 {number}"),
+                record::user::EMAIL,
+                &email,
+            ])
+            .exec_async(&mut self.redis)
+            .await?;
+        let session_key = key::session(user);
+        cmd("HSET")
+            .arg(&session_key)
+            .arg(&[record::session::ID, &session.to_string()])
+            .exec_async(&mut self.redis)
+            .await?;
+        cmd("PEXPIRE")
+            .arg(&session_key)
+            .arg(SESSION_MS)
+            .exec_async(&mut self.redis)
+            .await?;
+        let token = self.key.sign(&email, user, session, self.now_ms / 1000)?;
+        Ok(Login { token, session })
+    }
+
+    /// A new open room.
+    pub(crate) async fn room(&mut self, number: usize) -> Result<RoomId> {
+        let room = RoomId::new(self.shards.pick(fastrand::u32(..)), fastrand::u32(..));
+        let id = room.to_string();
+        let creator = User {
+            id: &id,
+            name: "bench",
+            email: "bench@example.com",
+            profile_image: "",
+        };
+        cmd("HSET")
+            .arg(key::room(room))
+            .arg(&[
+                record::room::NAME,
+                &format!("bench {number}"),
+                record::room::CREATOR,
+                &creator.json(),
+                record::room::CREATED_AT,
+                &self.now_ms.to_string(),
+            ])
+            .exec_async(&mut self.redis)
+            .await?;
+        Ok(room)
+    }
+}
