@@ -1,0 +1,257 @@
+// A whole Slotcast of real processes on free ports of this machine: Redis Cluster, backends, gateways.
+import { execFile, execFileSync, spawn } from 'node:child_process';
+import fs from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+import { test as nodeTest, after } from 'node:test';
+import { promisify } from 'node:util';
+import { Rest } from './rest.js';
+import { closeChatters } from './chatter.js';
+import { request } from './http.js';
+import { freeBase } from './ports.js';
+import { eventually, inTime } from './wait.js';
+
+const run = promisify(execFile);
+
+/** The checkout. */
+export const ROOT = path.resolve(import.meta.dirname ?? new URL('.', import.meta.url).pathname, '../..');
+
+const PROGRAMS = path.join(
+  path.resolve(ROOT, process.env.CARGO_TARGET_DIR ?? 'target'),
+  process.env.SLOTCAST_PROFILE ?? 'debug',
+);
+/** The built program of a tier. */
+export const program = (tier) => path.join(PROGRAMS, tier);
+
+const CLUSTER = path.join(ROOT, 'deploy/local/cluster');
+const READY = 30_000; // ms from a part's start until it must be ready
+const TAIL = 25; // lines of each log shown when a test fails
+
+/** The words of the browser suite, which the contract wants refused. */
+export const BANNED = ['b3sig78jv', '9c0hej6x', 'lbl276sz', 'p4e84', 'hy8m', 'ikqy2y'];
+
+/** One backend or gateway process. */
+class Part {
+  constructor(name, tier, port, admin, env, dir) {
+    Object.assign(this, { name, tier, port, admin, env });
+    this.log = path.join(dir, `${name}.log`);
+    this.url = `http://127.0.0.1:${port}`;
+    this.adminUrl = `http://127.0.0.1:${admin}`;
+  }
+
+  /** Starts the process, with `env` laid over its own, and waits until it is ready. */
+  async start(env = {}) {
+    const log = fs.openSync(this.log, 'a');
+    this.process = spawn(program(this.tier), [], {
+      env: {
+        PATH: process.env.PATH,
+        SLOTCAST_LISTEN: `127.0.0.1:${this.port}`,
+        SLOTCAST_ADMIN_LISTEN: `127.0.0.1:${this.admin}`,
+        ...this.env,
+        ...env,
+      },
+      stdio: ['ignore', log, log],
+    });
+    fs.closeSync(log);
+    this.process.unref();
+    const started = this.process;
+    this.exit = new Promise((resolve) => {
+      started.once('error', (error) => resolve({ error: error.message }));
+      started.once('exit', (code, signal) => resolve({ code, signal }));
+    });
+    let ended;
+    this.exit.then((exit) => (ended = exit));
+    await eventually(
+      `${this.name} to be ready`,
+      async () => ended ?? (await this.ready()) === 200,
+      { within: READY },
+    );
+    if (ended) throw new Error(`${this.name} ended at once: ${JSON.stringify(ended)}\n${tail(this.log)}`);
+  }
+
+  /** The status of `/ready`. */
+  async ready() {
+    return (await request('GET', `${this.adminUrl}/ready`)).status;
+  }
+
+  get running() {
+    return this.process && this.process.exitCode === null && this.process.signalCode === null;
+  }
+
+  /** Sends a signal and, where it ends the process, waits for that. */
+  async signal(name) {
+    this.process.kill(name);
+    if (name === 'SIGSTOP' || name === 'SIGCONT') return undefined;
+    return inTime(`${this.name} to end by ${name}`, this.exit, 60_000);
+  }
+}
+
+/** The Redis nodes of a stack. */
+class Redis {
+  constructor(dir, port, masters, replicas) {
+    Object.assign(this, { dir, port, masters, replicas });
+    this.ports = Array.from({ length: masters + replicas }, (_, i) => port + i);
+  }
+
+  get urls() {
+    return this.ports.map((port) => `redis://127.0.0.1:${port}`).join(',');
+  }
+
+  async start() {
+    const shape = ['--port', this.port, '--masters', this.masters, '--replicas', this.replicas];
+    await run(CLUSTER, ['start', '--dir', this.dir, ...shape.map(String)]);
+  }
+
+  stop() {
+    execFileSync(CLUSTER, ['stop', '--dir', this.dir]);
+  }
+
+  async ask(port, ...command) {
+    const { stdout } = await run('redis-cli', ['-p', String(port), ...command.map(String)]);
+    return stdout.trim();
+  }
+
+  /** Ports of the nodes that own slots and answer, with their ranges, as `port` sees them. */
+  async owners(port = this.ports[0]) {
+    const lines = (await this.ask(port, 'CLUSTER', 'NODES')).split('\n').map((l) => l.split(' '));
+    return lines
+      .filter((f) => f[2].includes('master') && !f[2].includes('fail') && f.length > 8)
+      .map((f) => ({ port: Number(f[1].split('@')[0].split(':')[1]), ranges: f.slice(8) }));
+  }
+
+  /** The port of the node that owns `slot`. */
+  async ownerOf(slot, port) {
+    const holds = (range) => {
+      const [from, to = from] = range.split('-').map(Number);
+      return slot >= from && slot <= to;
+    };
+    return (await this.owners(port)).find((node) => node.ranges.some(holds))?.port;
+  }
+
+  pid(port) {
+    return Number(fs.readFileSync(path.join(this.dir, `node-${port}`, 'pid'), 'utf8'));
+  }
+
+  signal(port, name) {
+    process.kill(this.pid(port), name);
+  }
+
+  /** Starts a node again that was killed. */
+  restart(port) {
+    const home = path.join(this.dir, `node-${port}`);
+    const node = spawn('redis-server', [path.join(home, 'redis.conf')], { detached: true, stdio: 'ignore' });
+    node.unref();
+    fs.writeFileSync(path.join(home, 'pid'), String(node.pid));
+  }
+}
+
+/** See `onStack`. */
+class Stack {
+  constructor({ masters = 3, replicas = 3, gateways = 2, backends = 1, env = {} }) {
+    const settings = (parts) => (typeof parts === 'number' ? Array(parts).fill({}) : parts);
+    Object.assign(this, { shape: { masters, replicas }, gatewayEnvs: settings(gateways), backendEnvs: settings(backends) });
+    this.dir = fs.mkdtempSync(path.join(os.tmpdir(), 'slotcast-test-'));
+    this.secret = 'a secret for the tests, which is long enough';
+    this.env = {
+      SLOTCAST_JWT_SECRET: this.secret,
+      SLOTCAST_LOG: process.env.SLOTCAST_LOG ?? 'info',
+      SLOTCAST_BANNED_WORDS_FILE: this.bannedWords(),
+      ...env,
+    };
+    this.gateways = [];
+    this.backends = [];
+  }
+
+  /** 10,000 words: the six of the browser suite and others that no test text contains. */
+  bannedWords() {
+    const file = path.join(this.dir, 'banned-words.txt');
+    const others = Array.from({ length: 10_000 - BANNED.length }, (_, i) => `zq${String(i).padStart(5, '0')}`);
+    fs.writeFileSync(file, [...BANNED, ...others].join('\n') + '\n');
+    return file;
+  }
+
+  async start() {
+    const { masters, replicas } = this.shape;
+    for (let tries = 1; ; tries += 1) {
+      this.base = await freeBase();
+      this.redis = new Redis(path.join(this.dir, `redis-${tries}`), this.base, masters, replicas);
+      try {
+        await this.redis.start();
+        break;
+      } catch (error) {
+        if (tries === 5) throw error;
+      }
+    }
+    this.env.SLOTCAST_REDIS_URLS = this.redis.urls;
+    this.nextPort = this.base + masters + replicas;
+    for (const env of this.backendEnvs) await this.addBackend(env);
+    for (const env of this.gatewayEnvs) await this.addGateway(env);
+    this.rest = new Rest(this.backends[0].url);
+  }
+
+  async add(tier, parts, env) {
+    const name = `${tier}-${parts.length}`;
+    const part = new Part(name, tier, this.nextPort, this.nextPort + 1, { ...this.env, ...env }, this.dir);
+    this.nextPort += 2;
+    parts.push(part);
+    await part.start();
+    return part;
+  }
+
+  addBackend(env = {}) {
+    return this.add('backend', this.backends, env);
+  }
+
+  addGateway(env = {}) {
+    return this.add('gateway', this.gateways, env);
+  }
+
+  get parts() {
+    return [...this.gateways, ...this.backends];
+  }
+
+  /** Kills what runs; synchronous, so that it also works while this process ends. */
+  stop() {
+    for (const part of this.parts) if (part.running) part.process.kill('SIGKILL');
+    if (this.redis) this.redis.stop();
+    fs.rmSync(this.dir, { recursive: true, force: true });
+    this.gateways = [];
+    this.backends = [];
+    this.redis = undefined;
+  }
+
+  /** The last lines of every part's log. */
+  logs() {
+    return this.parts.map((part) => `---- ${part.name}\n${tail(part.log)}`).join('\n');
+  }
+}
+
+function tail(file) {
+  return fs.readFileSync(file, 'utf8').trimEnd().split('\n').slice(-TAIL).join('\n');
+}
+
+/**
+ * Starts a stack for a test file and stops it after the file's last test.
+ *
+ * `gateways` and `backends` are counts, or lists of environments (one a part); `env` goes to every part.
+ * The returned `test` closes the test's sockets at its end and shows the logs when it fails.
+ */
+export async function onStack(options = {}) {
+  const stack = new Stack(options);
+  process.once('exit', () => stack.stop());
+  for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.once(name, () => process.exit(1));
+  await stack.start();
+  after(() => stack.stop());
+  const test = (name, body, { timeout = 60_000 } = {}) =>
+    nodeTest(name, { timeout }, async (context) => {
+      try {
+        await body(context);
+      } catch (error) {
+        console.error(`---- "${name}" failed; the ends of the logs:\n${stack.logs()}`);
+        throw error;
+      } finally {
+        closeChatters();
+      }
+    });
+  return { stack, test };
+}
