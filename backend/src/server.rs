@@ -118,6 +118,9 @@ async fn serve_connection(
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
+        // A page that sends its request and navigates away has closed its half before the first poll:
+        // without this, hyper ends the connection before the handler has begun.
+        .half_close(true)
         .header_read_timeout(keep_alive)
         .max_header_size(HEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), service);
