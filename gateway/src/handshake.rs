@@ -22,7 +22,7 @@ use bytes::Bytes;
 use fastwebsockets::upgrade::{is_upgrade_request, upgrade};
 use http_body_util::Full;
 use hyper::{
-    HeaderMap, Method, Request, Response, StatusCode,
+    HeaderMap, Method, Request, Response, StatusCode, Version,
     body::Incoming,
     header::{self, HeaderName, HeaderValue},
     server::conn::http1,
@@ -187,7 +187,8 @@ fn admit<C: Chat>(
     {
         return Err(Refusal::ForbiddenOrigin);
     }
-    if !is_upgrade_request(request) {
+    // HTTP/1.0 has no upgrade (RFC 6455, 4.2.1).
+    if request.version() < Version::HTTP_11 || !is_upgrade_request(request) {
         return Err(Refusal::BadRequest);
     }
     if headers
