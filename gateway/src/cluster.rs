@@ -9,7 +9,7 @@ mod topology;
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, PoisonError, RwLock,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -27,7 +27,7 @@ use redis::{
 };
 use slotcast_proto::{schema::library, slot::Slot};
 use thiserror::Error;
-use tokio::time::{Instant, sleep};
+use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use crate::config::RedisUrl;
@@ -131,13 +131,13 @@ impl Cluster {
 
     /// Reads the slot map anew from whichever node answers; concurrent calls share one reading.
     pub(crate) async fn refresh(&self) {
-        if self.refreshing.swap(true, Ordering::AcqRel) {
+        let Some(_reading) = Reading::begin(&self.refreshing) else {
             sleep(BACK_OFF_MIN).await;
             return;
-        }
-        let read = self.read_topology().await;
-        self.refreshing.store(false, Ordering::Release);
-        let Some(read) = read else { return };
+        };
+        let Some(read) = self.read_topology().await else {
+            return;
+        };
         let mut topology = self
             .topology
             .write()
@@ -181,7 +181,22 @@ impl Cluster {
         slot: Slot,
         command: impl Fn(Attempt) -> Cmd,
     ) -> Result<Value, StoreError> {
-        let deadline = Instant::now() + CALL_DEADLINE;
+        let mut last_error = None;
+        let call = self.keep_trying(slot, command, &mut last_error);
+        if let Ok(outcome) = timeout(CALL_DEADLINE, call).await {
+            return outcome;
+        }
+        self.unavailable.inc();
+        let error = last_error.map_or_else(|| "no answer".to_owned(), |error| error.to_string());
+        Err(StoreError::Unavailable(error))
+    }
+
+    async fn keep_trying(
+        &self,
+        slot: Slot,
+        command: impl Fn(Attempt) -> Cmd,
+        last_error: &mut Option<RedisError>,
+    ) -> Result<Value, StoreError> {
         let mut back_off = BACK_OFF_MIN;
         let mut attempt = Attempt::First;
         let mut target = self.master(slot).map(Target::Owner);
@@ -196,10 +211,6 @@ impl Cluster {
             let next = Next::after(&error);
             if next == Next::Refuse {
                 return Err(refused(error));
-            }
-            if Instant::now() >= deadline {
-                self.unavailable.inc();
-                return Err(StoreError::Unavailable(error.to_string()));
             }
             target = match next {
                 Next::Moved => {
@@ -223,6 +234,7 @@ impl Cluster {
                     self.master(slot).map(Target::Owner)
                 }
             };
+            *last_error = Some(error);
         }
     }
 
@@ -238,8 +250,13 @@ impl Cluster {
             Target::Importing(address) => {
                 let mut both = redis::pipe();
                 both.add_command(cmd("ASKING")).add_command(command.clone());
-                let mut connection = self.connection(address).await?;
-                let mut answers = connection.send_packed_commands(&both, 1, 1).await?;
+                let node = self.node(address);
+                let (mut connection, generation) = node.connection().await?;
+                let answers = connection.send_packed_commands(&both, 1, 1).await;
+                if answers.as_ref().is_err_and(breaks_connection) {
+                    node.forget(generation);
+                }
+                let mut answers = answers?;
                 match answers.pop() {
                     Some(Value::ServerError(error)) => Err(error.into()),
                     Some(answer) => Ok(answer),
@@ -251,16 +268,13 @@ impl Cluster {
 
     /// Runs a command on one node, whatever slots it serves.
     pub(crate) async fn call_node(&self, address: &Address, command: &Cmd) -> RedisResult<Value> {
-        let mut connection = self.connection(address).await?;
+        let node = self.node(address);
+        let (mut connection, generation) = node.connection().await?;
         let answer = connection.send_packed_command(command).await;
         if answer.as_ref().is_err_and(breaks_connection) {
-            self.node(address).forget();
+            node.forget(generation);
         }
         answer?.extract_error()
-    }
-
-    async fn connection(&self, address: &Address) -> RedisResult<MultiplexedConnection> {
-        self.node(address).connection().await
     }
 
     fn node(&self, address: &Address) -> Arc<Node> {
@@ -283,6 +297,22 @@ impl Cluster {
             Err(error) => return Err(error),
         }
         Ok(())
+    }
+}
+
+/// The one reading of the slot map under way; whoever waits for it may be dropped.
+struct Reading<'a>(&'a AtomicBool);
+
+impl<'a> Reading<'a> {
+    fn begin(is_under_way: &'a AtomicBool) -> Option<Self> {
+        let taken = is_under_way.swap(true, Ordering::AcqRel);
+        (!taken).then_some(Self(is_under_way))
+    }
+}
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
     }
 }
 
@@ -380,7 +410,14 @@ type Connecting = Shared<BoxFuture<'static, RedisResult<MultiplexedConnection>>>
 /// One node's connection, made when first wanted; all who want it wait for the same attempt.
 struct Node {
     info: ConnectionInfo,
-    connection: Mutex<Option<Connecting>>,
+    current: Mutex<Current>,
+}
+
+#[derive(Default)]
+struct Current {
+    /// Counts the attempts, so that a late error does not cost the next connection.
+    generation: u64,
+    connection: Option<Connecting>,
 }
 
 impl Node {
@@ -391,33 +428,39 @@ impl Node {
             .map(|info| info.set_tcp_settings(TcpSettings::default().set_nodelay(true)));
         Self {
             info: info.unwrap_or_else(|_| unreachable!()),
-            connection: Mutex::default(),
+            current: Mutex::default(),
         }
     }
 
-    async fn connection(&self) -> RedisResult<MultiplexedConnection> {
-        let connecting = {
-            let mut connection = self
-                .connection
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            connection
-                .get_or_insert_with(|| connect(self.info.clone()).boxed().shared())
-                .clone()
+    async fn connection(&self) -> RedisResult<(MultiplexedConnection, u64)> {
+        let (connecting, generation) = {
+            let mut current = self.current();
+            if current.connection.is_none() {
+                current.generation += 1;
+                current.connection = Some(connect(self.info.clone()).boxed().shared());
+            }
+            (current.connection.clone(), current.generation)
+        };
+        let Some(connecting) = connecting else {
+            unreachable!("it was just made");
         };
         let connected = connecting.await;
         if connected.is_err() {
-            self.forget();
+            self.forget(generation);
         }
-        connected
+        connected.map(|connection| (connection, generation))
     }
 
-    /// Gives the connection up; the next call makes a new one.
-    fn forget(&self) {
-        self.connection
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+    /// Gives a connection up; the next call makes a new one.
+    fn forget(&self, generation: u64) {
+        let mut current = self.current();
+        if current.generation == generation {
+            current.connection = None;
+        }
+    }
+
+    fn current(&self) -> MutexGuard<'_, Current> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
