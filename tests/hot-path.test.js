@@ -39,7 +39,10 @@ test(`${MESSAGES} messages are ${MESSAGES} function calls and nothing else`, asy
     await one.join(room);
     members.push(one);
   }
-  for (const one of members) await one.take('participantsUpdate', (list) => list.length === USERS + 1);
+  for (const one of members) {
+    await one.take('participantsUpdate', (list) => list.length === USERS + 1);
+    await one.say(room, 'the first message may check the session');
+  }
   const monitors = stack.redis.ports.map(monitor);
   try {
     await eventually('every monitor', () => monitors.every((one) => one.listening));

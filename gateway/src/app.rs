@@ -124,7 +124,7 @@ impl App {
 
     /// Seconds since the process started.
     pub(crate) fn now_seconds(&self) -> u32 {
-        u32::try_from(self.started.elapsed().as_secs()).unwrap_or(u32::MAX - 1)
+        u32::try_from(self.started.elapsed().as_secs()).unwrap_or(u32::MAX / 2)
     }
 }
 

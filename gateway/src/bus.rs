@@ -41,12 +41,15 @@ const LINGER: Duration = Duration::from_secs(5);
 /// A subscription unanswered for this long is tried again, elsewhere if possible.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Owners are checked this often even when nothing seems wrong: a replica that was given to another
+/// The slot map is read this often even when nothing seems wrong: a replica that was given to another
 /// master keeps its subscribers without a word (redis#12558).
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A node whose link just ended is avoided this long while another can serve.
-const AVOID: Duration = Duration::from_secs(1);
+/// What could not be placed is tried again this often.
+const SETTLE_INTERVAL: Duration = Duration::from_millis(100);
+
+/// A node is avoided this long after its link ended or it refused a channel.
+const AVOID: Duration = Duration::from_millis(250);
 
 /// A join waits this long for its channel.
 const LIVE_TIMEOUT: Duration = Duration::from_secs(8);
@@ -189,6 +192,8 @@ pub(crate) async fn run(
     };
     let mut checks = interval(CHECK_INTERVAL);
     checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut settles = interval(SETTLE_INTERVAL);
+    settles.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         placements.settle();
         tokio::select! {
@@ -203,6 +208,7 @@ pub(crate) async fn run(
                 }
             }
             () = placements.bus.changed.notified() => {}
+            _ = settles.tick() => {}
             _ = checks.tick() => placements.cluster.refresh().await,
         }
     }
@@ -235,6 +241,7 @@ struct Placement {
 impl Placements {
     /// Brings the links into line with what is wanted and where slots live.
     fn settle(&mut self) {
+        self.links.retain(|_, link| !link.commands.is_closed());
         let topology = self.cluster.topology();
         let wanted = self.bus.wanted();
         let unwanted = self
@@ -259,7 +266,8 @@ impl Placements {
         let serves = topology.group(channel.slot()).is_none_or(|group| {
             group.master == placement.address || group.replicas.contains(&placement.address)
         });
-        serves && (placement.live || placement.since.elapsed() < CONFIRM_TIMEOUT)
+        let is_linked = self.links.contains_key(&placement.address);
+        serves && is_linked && (placement.live || placement.since.elapsed() < CONFIRM_TIMEOUT)
     }
 
     fn place(&mut self, topology: &Topology, channel: Channel) {
@@ -276,7 +284,7 @@ impl Placements {
         }
     }
 
-    /// The preferred node of the channel's slot whose link did not just end; any node otherwise.
+    /// The preferred node of the channel's slot that is not to be avoided for the moment.
     fn choose(&self, topology: &Topology, channel: Channel) -> Option<Address> {
         let group = topology.group(channel.slot())?;
         let master = [&group.master];
@@ -288,9 +296,8 @@ impl Placements {
             let since = self.avoided.get(address);
             since.is_some_and(|since| since.elapsed() < AVOID)
         };
-        let best = nodes.iter().find(|address| !is_avoided(address));
-        best.or_else(|| nodes.last())
-            .map(|address| (*address).clone())
+        let best = nodes.into_iter().find(|address| !is_avoided(address));
+        best.cloned()
     }
 
     fn remove(&mut self, channel: Channel) {
@@ -358,6 +365,7 @@ impl Placements {
                     warn!(%address, %channel, "lost a subscription");
                     self.placed.remove(&channel);
                     self.bus.set_lost(channel);
+                    self.avoided.insert(address, Instant::now());
                 }
                 return true;
             }

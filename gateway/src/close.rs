@@ -37,9 +37,13 @@ pub(crate) enum Close {
 }
 
 impl Close {
-    /// Whether the client meant to leave: its rooms are left at once, without a grace period.
+    /// Whether the client meant to leave, or may not come back with this session: its rooms are left
+    /// at once, without a grace period.
     pub(crate) const fn is_orderly(self) -> bool {
-        matches!(self, Self::ClientClosed | Self::ClientDisconnected)
+        matches!(
+            self,
+            Self::ClientClosed | Self::ClientDisconnected | Self::Replaced
+        )
     }
 
     /// A short fixed word for logs and metrics, and the reason that the client sees.

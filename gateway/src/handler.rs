@@ -11,6 +11,7 @@ pub(crate) mod session;
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::future::join_all;
 use slotcast_proto::{
     id::{RoomId, SessionId},
     schema::{key::Channel, record},
@@ -97,11 +98,21 @@ pub(crate) async fn connect(
         warn!(%error, "cannot check a session");
         AUTHENTICATION_FAILED
     };
-    // First the user's channel, then the session: no news of it can pass between them.
+    // First the user's channel, then the session, so that no news of it can pass between them; news
+    // that comes before the connection can be found makes its session doubtful.
+    let news = app.hub.control_news();
     let control = app.bus.want(Channel::Users(arrival.user.slot()));
     control.live().wait().await.map_err(failed)?;
     match app.store.connect(&arrival).await.map_err(failed)? {
-        Connected::Welcome(welcome) => Ok(register(app, connection, &arrival, welcome, control)),
+        Connected::Welcome(welcome) => {
+            let accepted = register(app, connection, &arrival, welcome, control);
+            if let (true, Some(session)) =
+                (app.hub.control_news() != news, connection.session().get())
+            {
+                session.doubt();
+            }
+            Ok(accepted)
+        }
         Connected::InvalidSession => Err(INVALID_SESSION),
         Connected::UserGone => Err(USER_NOT_FOUND),
     }
@@ -116,9 +127,7 @@ fn register(
 ) -> Accepted {
     let id = arrival.user;
     let profile = Profile::new(id, &welcome.name, &welcome.email, &welcome.profile_image);
-    let user = app
-        .hub
-        .add_connection(User::new(id, profile), connection, control);
+    let user = app.hub.add_connection(id, profile, connection, control);
     let pid = random_id();
     let session = Session::new(user, arrival.session, &pid, app.now_seconds());
     if connection.session().set(session).is_ok() {
@@ -227,18 +236,16 @@ pub(crate) async fn disconnected(app: &Arc<App>, connection: &Arc<Connection>, c
         return;
     }
     if !may_return {
-        return seats.give_up(app).await;
+        return seats.give_up_in_background(app);
     }
     let held = HeldConnection {
         is_parked: true,
         ..session.held(&seats.rooms)
     };
-    let held = app.store.hold_connection(&held).await;
-    if let Err(error) = held {
+    if let Err(error) = app.store.hold_connection(&held).await {
         warn!(%error, "cannot remember the rooms of a lost connection");
     }
     if close != Close::Draining {
-        // By itself, so that the socket need not stay open for it.
         let app = Arc::clone(app);
         tokio::spawn(async move {
             sleep(app.config.grace).await;
@@ -256,9 +263,25 @@ struct Seats {
 }
 
 impl Seats {
+    /// One room of a connection that lives on.
+    fn one(session: &Session, room: RoomId) -> Self {
+        Self {
+            user: Arc::clone(&session.user),
+            pid: Box::default(),
+            rooms: vec![room],
+        }
+    }
+
+    /// By itself, so that neither a socket nor a client waits for Redis.
+    fn give_up_in_background(self, app: &Arc<App>) {
+        let app = Arc::clone(app);
+        tokio::spawn(async move { self.give_up(&app).await });
+    }
+
     async fn give_up(&self, app: &App) {
-        for room in &self.rooms {
-            self.leave(app, *room).await;
+        join_all(self.rooms.iter().map(|room| self.leave(app, *room))).await;
+        if self.pid.is_empty() {
+            return;
         }
         if let Err(error) = app.store.forget_connection(self.user.id, &self.pid).await {
             debug!(%error, "left the record of a connection to its expiry");

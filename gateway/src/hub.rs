@@ -12,9 +12,15 @@
 mod room;
 
 use std::{
-    collections::{HashMap, hash_map::RandomState},
+    collections::{
+        HashMap,
+        hash_map::{Entry, RandomState},
+    },
     hash::{BuildHasher, Hash},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -31,7 +37,7 @@ use self::room::{Batch, Room, Step};
 use crate::{
     bus::{Live, Subscription},
     connection::Connection,
-    session::User,
+    session::{Profile, User},
     websocket::append_text_frame,
 };
 
@@ -42,7 +48,7 @@ const LOCKS: usize = 64;
 const FAN_OUT_SLICE: usize = 256;
 
 /// Work that the hub cannot do itself.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub(crate) enum Chore {
     /// Read the room's log after this position, then call [`Hub::fill`].
@@ -57,6 +63,8 @@ pub(crate) struct Hub {
     users: LockMap<UserId, Presence>,
     /// Seats of connections that were lost and may come back.
     parked: Mutex<HashMap<(UserId, RoomId), usize>>,
+    /// Control messages taken in so far.
+    control_news: AtomicU64,
     lobby: Mutex<Vec<u8>>,
     participants_interval: Duration,
 }
@@ -75,6 +83,7 @@ impl Hub {
             rooms: LockMap::new(),
             users: LockMap::new(),
             parked: Mutex::default(),
+            control_news: AtomicU64::new(0),
             lobby: Mutex::default(),
             participants_interval,
         }
@@ -82,19 +91,26 @@ impl Hub {
 
     // ------------------------------------------------------------------------------------- users
 
-    /// The shared record of a user, made from `user` for the first connection.
+    /// Adds a connection of a user; the record that all of them share.
     pub(crate) fn add_connection(
         &self,
-        user: User,
+        id: UserId,
+        profile: Profile,
         connection: &Arc<Connection>,
         control: Subscription,
     ) -> Arc<User> {
-        let mut users = self.users.lock(&user.id);
-        let presence = users.entry(user.id).or_insert_with(|| Presence {
-            user: Arc::new(user),
-            connections: Vec::with_capacity(1),
-            _control: control,
-        });
+        let mut users = self.users.lock(&id);
+        let presence = match users.entry(id) {
+            Entry::Occupied(known) => {
+                known.get().user.set_profile(profile);
+                known.into_mut()
+            }
+            Entry::Vacant(place) => place.insert(Presence {
+                user: Arc::new(User::new(id, profile)),
+                connections: Vec::with_capacity(1),
+                _control: control,
+            }),
+        };
         presence.connections.push(Arc::clone(connection));
         Arc::clone(&presence.user)
     }
@@ -118,6 +134,16 @@ impl Hub {
             .get(&user)
             .map(|presence| presence.connections.clone())
             .unwrap_or_default()
+    }
+
+    /// Counts control messages for users: whoever finds it changed may have missed one.
+    pub(crate) fn control_news(&self) -> u64 {
+        self.control_news.load(Ordering::Acquire)
+    }
+
+    /// Notes that a control message is being taken in.
+    pub(crate) fn note_control_news(&self) {
+        self.control_news.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Whether a connection of the user is in the room here, or may come back to it.
@@ -316,16 +342,26 @@ impl Hub {
         Some(Chore::Participants(room, wait))
     }
 
-    /// Sends a room its participants (JSON user objects), then who left since the last time.
-    pub(crate) async fn announce_participants(
+    /// Begins an announcement of a room's participants: what changes from here on is news again, so
+    /// the caller reads the participants after this.
+    pub(crate) fn begin_announcement(&self, room: RoomId) {
+        if let Some(entry) = self.rooms.lock(&room).get_mut(&room) {
+            entry.begin_announcement();
+        }
+    }
+
+    /// Queues a room's participants (JSON user objects), then who left; the caller owes
+    /// [`Hub::deliver`], and the chore if participants changed meanwhile.
+    pub(crate) fn announce_participants(
         &self,
         room: RoomId,
         participants: &[String],
     ) -> Option<Chore> {
-        if let Some(entry) = self.rooms.lock(&room).get_mut(&room) {
-            entry.announce_participants(participants, self.participants_interval, Instant::now());
-        }
-        self.deliver(room).await
+        let mut rooms = self.rooms.lock(&room);
+        let entry = rooms.get_mut(&room)?;
+        let now = Instant::now();
+        let wait = entry.announce_participants(participants, self.participants_interval, now)?;
+        Some(Chore::Participants(room, wait))
     }
 
     /// The seats that this gateway holds: each user of each room once.

@@ -1,49 +1,58 @@
 //! This gateway's lease, and the seats of gateways whose lease ran out.
 //!
 //! A gateway that dies cannot say that its users left their rooms. So every gateway renews a lease
-//! in Redis; whoever renews finds the dead, is handed one at a time, and gives up its seats.
+//! in Redis; whoever renews finds the dead, is handed one at a time, and gives up its seats. The
+//! renewal is one call and waits for nothing else: reaping runs beside it.
 
 use std::{
     collections::HashSet,
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
+    time::Duration,
 };
 
+use futures_util::{StreamExt, TryStreamExt, stream};
 use slotcast_proto::{
     id::{GatewayId, RoomId, UserId},
     slot::Slot,
 };
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tracing::{info, warn};
 
 use crate::{
     app::App,
     cluster::StoreError,
-    handler::room::{announcement, give_up_seat, random_key},
-    session::Profile,
-    store::Seat,
+    handler::room::{give_up_seat, take_seat_again},
+    session::{Profile, User},
+    store::Lease as Renewal,
 };
 
 /// Renewals in the time of one lease: two may fail before others take the gateway for dead.
 const RENEWALS_PER_LEASE: u32 = 3;
 
-/// Seats given up between two looks at what is left.
+/// Seats given up between two looks at what is left, and at one time.
 const REAP_COUNT: u32 = 200;
+const REAP_CONCURRENCY: usize = 16;
+
+/// Pause before seats are taken again that Redis did not give.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 pub(crate) struct Lease {
     gateway: AtomicU32,
-    held_before: AtomicBool,
-    /// Slots that Redis knows this gateway to hold seats in.
-    slots: Mutex<HashSet<Slot>>,
+    has_held: AtomicBool,
+    is_reaping: AtomicBool,
+    /// Slots that Redis knows the gateway of this name to hold seats in.
+    slots: Mutex<HashSet<(GatewayId, Slot)>>,
 }
 
 impl Lease {
     pub(crate) fn new() -> Self {
         Self {
             gateway: AtomicU32::new(fastrand::u32(..)),
-            held_before: AtomicBool::new(false),
+            has_held: AtomicBool::new(false),
+            is_reaping: AtomicBool::new(false),
             slots: Mutex::default(),
         }
     }
@@ -53,25 +62,26 @@ impl Lease {
         GatewayId::new(self.gateway.load(Ordering::Relaxed))
     }
 
-    /// Makes sure that a reaper would find seats in this slot; asks Redis once a slot.
+    /// Makes sure that a reaper would find seats in this slot; asks Redis once a slot. Answers the
+    /// name under which to take them.
     ///
     /// # Errors
     /// [`StoreError`] when Redis does not know of it; then no seat may be taken.
-    pub(crate) async fn cover(&self, app: &App, slot: Slot) -> Result<(), StoreError> {
-        if self.lock_slots().contains(&slot) {
-            return Ok(());
+    pub(crate) async fn cover(&self, app: &App, slot: Slot) -> Result<GatewayId, StoreError> {
+        let gateway = self.gateway();
+        if !self.lock_slots().contains(&(gateway, slot)) {
+            app.store.note_slot(gateway, slot).await?;
+            self.lock_slots().insert((gateway, slot));
         }
-        app.store.note_slot(self.gateway(), slot).await?;
-        self.lock_slots().insert(slot);
-        Ok(())
+        Ok(gateway)
     }
 
-    fn lock_slots(&self) -> std::sync::MutexGuard<'_, HashSet<Slot>> {
+    fn lock_slots(&self) -> MutexGuard<'_, HashSet<(GatewayId, Slot)>> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Renews the lease for ever, and reaps whom it is handed.
-    pub(crate) async fn run(&self, app: &App) {
+    /// Renews the lease for ever.
+    pub(crate) async fn run(&self, app: &Arc<App>) {
         let mut ticks = interval(app.config.lease / RENEWALS_PER_LEASE);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut renewed = Instant::now();
@@ -82,59 +92,87 @@ impl Lease {
                 Err(error) => warn!(%error, "cannot renew this gateway's lease"),
             }
             // Only after a while: a failover must not turn every client away at once.
-            app.sockets
-                .readiness
-                .set_redis_reachable(renewed.elapsed() < app.config.lease);
+            let is_reachable = renewed.elapsed() < app.config.lease;
+            app.sockets.readiness.set_redis_reachable(is_reachable);
         }
     }
 
-    /// Renews the lease once.
+    /// Renews the lease once, and sets to work on whom it is handed.
     ///
     /// # Errors
     /// [`StoreError`] when Redis does not answer.
-    pub(crate) async fn renew(&self, app: &App) -> Result<(), StoreError> {
-        let lease = app
+    pub(crate) async fn renew(&self, app: &Arc<App>) -> Result<(), StoreError> {
+        let has_held = self.has_held.load(Ordering::Relaxed);
+        let renewal = app
             .store
-            .renew_lease(self.gateway(), app.config.lease)
-            .await?;
-        if self.held_before.swap(true, Ordering::Relaxed) && !lease.unbroken {
-            self.start_over(app).await?;
-        }
-        if let Some(dead) = lease.dead {
-            reap(app, dead).await?;
-        }
-        Ok(())
-    }
-
-    /// Others took this gateway for dead and gave its seats up: takes them again under a new name.
-    async fn start_over(&self, app: &App) -> Result<(), StoreError> {
-        self.gateway.store(fastrand::u32(..), Ordering::Relaxed);
-        self.lock_slots().clear();
-        let seats = app.hub.seats();
-        warn!(seats = seats.len(), "lost the lease; takes all seats again");
-        app.store
-            .renew_lease(self.gateway(), app.config.lease)
-            .await?;
-        for (room, user) in seats {
-            self.cover(app, room.slot()).await?;
-            let profile = user.profile();
-            app.store
-                .join(&Seat {
-                    room,
-                    user: user.id,
-                    gateway: self.gateway(),
-                    user_json: &profile.json,
-                    body: &announcement(room, &profile.name, "님이 입장하였습니다."),
-                    key: &random_key(),
-                })
-                .await?;
+            .renew_lease(self.gateway(), app.config.lease, has_held);
+        match renewal.await? {
+            Renewal::Renewed { dead } => {
+                self.has_held.store(true, Ordering::Relaxed);
+                if let Some(dead) = dead {
+                    spawn_reaper(app, dead);
+                }
+            }
+            Renewal::Lost => {
+                self.gateway.store(fastrand::u32(..), Ordering::Relaxed);
+                self.has_held.store(false, Ordering::Relaxed);
+                let app = Arc::clone(app);
+                tokio::spawn(async move { take_all_seats_again(&app).await });
+            }
         }
         Ok(())
     }
 }
 
-/// Gives up every seat of a dead gateway.
-async fn reap(app: &App, dead: GatewayId) -> Result<(), StoreError> {
+/// Others took this gateway for dead and gave its seats up: takes them under its new name.
+async fn take_all_seats_again(app: &App) {
+    let seats = app.hub.seats();
+    warn!(seats = seats.len(), "lost the lease; takes all seats again");
+    stream::iter(seats)
+        .for_each_concurrent(REAP_CONCURRENCY, |(room, user)| async move {
+            while let Err(error) = keep_seat(app, room, &user).await {
+                warn!(%room, %error, "cannot take a seat again yet");
+                sleep(RETRY_PAUSE).await;
+            }
+        })
+        .await;
+}
+
+/// Takes a seat again for a user who is still here, and gives it up if they left meanwhile.
+async fn keep_seat(app: &App, room: RoomId, user: &User) -> Result<(), StoreError> {
+    if !app.hub.is_seated(user.id, room) {
+        return Ok(());
+    }
+    take_seat_again(app, user, room).await?;
+    if app.hub.is_seated(user.id, room) {
+        return Ok(());
+    }
+    give_up_seat(
+        app,
+        app.lease.gateway(),
+        room,
+        user.id,
+        &user.profile().name,
+    )
+    .await
+}
+
+fn spawn_reaper(app: &Arc<App>, dead: GatewayId) {
+    if app.lease.is_reaping.swap(true, Ordering::AcqRel) {
+        return; // handed out again when the claim ends
+    }
+    let app = Arc::clone(app);
+    tokio::spawn(async move {
+        match reap(&app, dead).await {
+            Ok(seats) => info!(gateway = %dead, seats, "reaped a dead gateway"),
+            Err(error) => warn!(gateway = %dead, %error, "cannot reap a dead gateway yet"),
+        }
+        app.lease.is_reaping.store(false, Ordering::Release);
+    });
+}
+
+/// Gives up every seat of a dead gateway; how many those were.
+async fn reap(app: &App, dead: GatewayId) -> Result<usize, StoreError> {
     let mut count = 0;
     for slot in app.store.slots_of(dead).await? {
         loop {
@@ -143,14 +181,15 @@ async fn reap(app: &App, dead: GatewayId) -> Result<(), StoreError> {
                 break;
             }
             count += seats.len();
-            for (room, user) in seats {
-                reap_seat(app, dead, room, user).await?;
-            }
+            stream::iter(seats.into_iter().map(Ok))
+                .try_for_each_concurrent(REAP_CONCURRENCY, |(room, user)| {
+                    reap_seat(app, dead, room, user)
+                })
+                .await?;
         }
     }
     app.store.forget_gateway(dead).await?;
-    info!(gateway = %dead, seats = count, "reaped a dead gateway");
-    Ok(())
+    Ok(count)
 }
 
 async fn reap_seat(

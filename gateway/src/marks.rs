@@ -3,7 +3,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use futures_util::{StreamExt, stream};
@@ -57,20 +57,24 @@ impl Marks {
     }
 
     /// Stores and publishes what was gathered, a window after the first mark. Runs for ever.
-    pub(crate) async fn run(&self, app: &App) {
+    pub(crate) async fn run(&self, app: &Arc<App>) {
         loop {
             self.begun.notified().await;
             sleep(app.config.gather_window).await;
-            self.flush(app).await;
+            let gathered = {
+                let mut gathered = self.gathered.lock().unwrap_or_else(PoisonError::into_inner);
+                std::mem::take(&mut *gathered)
+            };
+            // By itself: a shard that does not answer must not delay the marks of others.
+            let app = Arc::clone(app);
+            tokio::spawn(async move { gathered.store(&app).await });
         }
     }
+}
 
-    async fn flush(&self, app: &App) {
-        let gathered = {
-            let mut gathered = self.gathered.lock().unwrap_or_else(PoisonError::into_inner);
-            std::mem::take(&mut *gathered)
-        };
-        let calls = gathered.rooms.into_iter().flat_map(|(room, readers)| {
+impl Gathered {
+    async fn store(self, app: &App) {
+        let calls = self.rooms.into_iter().flat_map(|(room, readers)| {
             batches(readers).into_iter().map(move |marks| (room, marks))
         });
         stream::iter(calls)

@@ -26,11 +26,15 @@ pub(crate) struct Session {
     /// Names the connection to whichever gateway it comes back to.
     pub(crate) pid: Box<str>,
     rooms: Mutex<Vec<RoomId>>,
-    /// Second of the last check since the process started; [`ENDED`] when the session is over.
+    /// Second of the last check since the process started, or [`DOUBTED`], or [`ENDED`].
     checked: AtomicU32,
 }
 
+/// The session is over.
 const ENDED: u32 = u32::MAX;
+
+/// News of the session may have been missed.
+const DOUBTED: u32 = u32::MAX - 1;
 
 impl Session {
     pub(crate) fn new(user: Arc<User>, id: SessionId, pid: &str, now_seconds: u32) -> Self {
@@ -92,7 +96,7 @@ impl Session {
     /// Whether the session was not checked for a while.
     pub(crate) fn wants_check(&self, now_seconds: u32) -> bool {
         let checked = self.checked.load(Ordering::Relaxed);
-        now_seconds.saturating_sub(checked) >= CHECK_INTERVAL_SECONDS
+        checked == DOUBTED || now_seconds.saturating_sub(checked) >= CHECK_INTERVAL_SECONDS
     }
 
     /// Notes a check that found the session alive, unless it ended meanwhile.
@@ -102,7 +106,7 @@ impl Session {
 
     /// Asks for a check before the next message: news of the session may have been missed.
     pub(crate) fn doubt(&self) {
-        self.replace_check(0);
+        self.replace_check(DOUBTED);
     }
 
     fn replace_check(&self, seconds: u32) {
@@ -259,7 +263,7 @@ mod tests {
         assert!(session.wants_check(160));
         session.note_check(160);
         session.doubt();
-        assert!(session.wants_check(161));
+        assert!(session.wants_check(161) && !session.is_ended());
     }
 
     #[test]

@@ -145,12 +145,13 @@ pub(crate) struct File {
     pub(crate) size: u64,
 }
 
-/// A gateway's lease after it was renewed.
-pub(crate) struct Lease {
-    /// It had not run out before.
-    pub(crate) unbroken: bool,
-    /// A dead gateway for the caller to reap.
-    pub(crate) dead: Option<GatewayId>,
+/// A gateway's lease after it was to be renewed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lease {
+    /// It holds; another gateway's may have run out, for the caller to reap.
+    Renewed { dead: Option<GatewayId> },
+    /// Others took the gateway for dead.
+    Lost,
 }
 
 impl Store {
@@ -184,8 +185,7 @@ impl Store {
         let answer = Answer::of("connect", self.call(user.slot(), call).await?)?;
         match answer.reason.as_str() {
             "ok" => {
-                let (name, email, profile_image, _, rooms): (_, _, _, u8, Vec<String>) =
-                    answer.rest()?;
+                let (name, email, profile_image, rooms): (_, _, _, Vec<String>) = answer.rest()?;
                 let rooms = rooms
                     .iter()
                     .filter_map(|room| RoomId::from_prefix(room).ok());
@@ -229,7 +229,9 @@ impl Store {
         let rooms: String = rooms.collect();
         let call = function(Function::HoldConnection, &[key::connections(held.user)])
             .arg(held.pid)
-            .arg(format!("{} {state}{rooms}", held.session))
+            .arg(held.session.to_string())
+            .arg(state)
+            .arg(rooms)
             .arg(self.session_ttl_ms)
             .to_owned();
         self.call(held.user.slot(), call).await.map(drop)
@@ -465,26 +467,20 @@ impl Store {
         convert("HGET", self.call(room.slot(), call).await?)
     }
 
-    /// Replaces the user object of a participant and tells the room. Two commands.
+    /// Replaces the user object of a participant and tells the room; nothing for anybody else.
     pub(crate) async fn update_participant(
         &self,
         room: RoomId,
         user: UserId,
         user_json: &str,
     ) -> Result<(), StoreError> {
-        let slot = room.slot();
-        let members = key::members(room);
-        let update = cmd("HSET")
-            .arg(members)
+        let call = function(Function::UpdateMember, &[key::members(room)])
+            .arg(Channel::Rooms(room.slot()).to_string())
+            .arg(room.prefix().to_string())
             .arg(user.to_string())
             .arg(user_json)
             .to_owned();
-        self.call(slot, update).await?;
-        let tell = cmd("SPUBLISH")
-            .arg(Channel::Rooms(slot).to_string())
-            .arg(format!("p {}", room.prefix()))
-            .to_owned();
-        self.call(slot, tell).await.map(drop)
+        self.call(room.slot(), call).await.map(drop)
     }
 
     /// Marks messages of one room as read, for many readers at once.
@@ -574,11 +570,12 @@ impl Store {
 
     // ---------------------------------------------------------------------------------- gateways
 
-    /// Renews this gateway's lease.
+    /// Renews this gateway's lease; `has_held` tells Redis that the gateway had one before.
     pub(crate) async fn renew_lease(
         &self,
         gateway: GatewayId,
         ttl: Duration,
+        has_held: bool,
     ) -> Result<Lease, StoreError> {
         let slot = Slot::of_key(key::GATEWAY_LEASES.as_bytes());
         let keys = [
@@ -589,11 +586,14 @@ impl Store {
         let call = function(Function::RenewLease, &keys)
             .arg(gateway.to_string())
             .arg(ttl_ms)
+            .arg(flag(has_held))
             .to_owned();
         let answer = Answer::of("renew_lease", self.call(slot, call).await?)?;
-        let (unbroken, dead): (bool, String) = answer.rest()?;
-        Ok(Lease {
-            unbroken,
+        if answer.reason != "ok" {
+            return Ok(Lease::Lost);
+        }
+        let (dead,): (String,) = answer.rest()?;
+        Ok(Lease::Renewed {
             dead: dead.parse().ok(),
         })
     }

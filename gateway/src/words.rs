@@ -1,4 +1,5 @@
-//! Banned words: any of them anywhere in a message, whatever the case, found in one pass.
+//! Banned words: any of them anywhere in a message, whatever the case of its ASCII letters, found in
+//! one pass.
 
 use std::{fs, io, path::Path};
 

@@ -1,6 +1,6 @@
 //! Takes what the links read to the hub, and does what the hub cannot: asks the store.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use slotcast_proto::{
     id::{RoomId, UserId},
@@ -67,6 +67,7 @@ impl Receiver {
     }
 
     fn take_user_message(&self, user: UserId, message: &UserMessage<'_>) {
+        self.app.hub.note_control_news();
         match message {
             UserMessage::SessionReplaced(session) => {
                 handler::session::replaced(&self.app, user, *session);
@@ -143,29 +144,34 @@ pub(crate) async fn deliver(app: Arc<App>, room: RoomId) {
 }
 
 /// Does a chore, and those that follow from it.
-async fn perform(app: &App, mut chore: Option<Chore>) {
-    while let Some(next) = chore.take() {
-        chore = match next {
+async fn perform(app: &App, chore: Option<Chore>) {
+    let mut chores: VecDeque<_> = chore.into_iter().collect();
+    while let Some(chore) = chores.pop_front() {
+        match chore {
             Chore::Fill(room, after) => {
                 app.metrics.bus_gap_fills.inc();
                 match app.store.messages_after(room, after).await {
                     Ok(messages) => {
-                        app.metrics
-                            .bus_gap_messages
-                            .inc_by(messages.len().try_into().unwrap_or(0));
-                        app.hub.fill(room, messages).await
+                        let count = u64::try_from(messages.len()).unwrap_or(u64::MAX);
+                        app.metrics.bus_gap_messages.inc_by(count);
+                        chores.extend(app.hub.fill(room, messages).await);
                     }
-                    Err(error) => retry_later(app, room, &error, next).await,
+                    Err(error) => chores.extend(retry_later(app, room, &error, chore).await),
                 }
             }
             Chore::Participants(room, wait) => {
                 sleep(wait).await;
+                app.hub.begin_announcement(room);
                 match app.store.participants(room).await {
-                    Ok(participants) => app.hub.announce_participants(room, &participants).await,
-                    Err(error) => retry_later(app, room, &error, next).await,
+                    Ok(participants) => {
+                        let again = app.hub.announce_participants(room, &participants);
+                        chores.extend(app.hub.deliver(room).await);
+                        chores.extend(again);
+                    }
+                    Err(error) => chores.extend(retry_later(app, room, &error, chore).await),
                 }
             }
-        };
+        }
     }
 }
 

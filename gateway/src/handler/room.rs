@@ -8,7 +8,7 @@ use slotcast_proto::{
 };
 use tracing::warn;
 
-use super::{send_error, send_packet, system_message};
+use super::{Seats, send_error, send_packet, system_message};
 use crate::{
     app::App,
     bus,
@@ -37,6 +37,9 @@ pub(super) async fn join(app: &Arc<App>, connection: &Arc<Connection>, room_id: 
     if session.is_in(room) {
         return send_packet(connection, &answer(room, None));
     }
+    // From here on the room counts as the connection's: whoever leaves meanwhile leaves the seat,
+    // and if this handler is given up, the end of the connection cleans up behind it.
+    session.enter(room);
     connection.hold(room);
     match take_seat(app, connection, session, room).await {
         Ok(Joined::Entered {
@@ -51,7 +54,7 @@ pub(super) async fn join(app: &Arc<App>, connection: &Arc<Connection>, room_id: 
                 previous,
                 from: position,
             };
-            admit(app, connection, session, start, Some(answer));
+            admit(app, connection, start, Some(answer));
         }
         Ok(Joined::Seated { newest }) => {
             let start = Start {
@@ -59,13 +62,15 @@ pub(super) async fn join(app: &Arc<App>, connection: &Arc<Connection>, room_id: 
                 previous: newest,
                 from: after(newest),
             };
-            admit(app, connection, session, start, Some(answer(room, None)));
+            admit(app, connection, start, Some(answer(room, None)));
         }
-        Ok(Joined::UnknownRoom) => turn_away(app, connection, room, UNKNOWN_ROOM),
-        Ok(Joined::Refused) => turn_away(app, connection, room, WRONG_PASSWORD),
+        Ok(Joined::UnknownRoom) => turn_away(app, connection, session, room, UNKNOWN_ROOM),
+        Ok(Joined::Refused) => turn_away(app, connection, session, room, WRONG_PASSWORD),
         Err(error) => {
             warn!(%room, %error, "cannot join a room");
-            turn_away(app, connection, room, JOIN_FAILED);
+            turn_away(app, connection, session, room, JOIN_FAILED);
+            // Nobody knows whether Redis gave the seat.
+            Seats::one(session, room).give_up_in_background(app);
         }
     }
 }
@@ -78,25 +83,40 @@ async fn take_seat(
     room: RoomId,
 ) -> Result<Joined, StoreError> {
     let live = app.hub.enter(room, connection, || app.subscribe(room));
-    let (live, covered) = tokio::join!(live.wait(), app.lease.cover(app, room.slot()));
-    live.and(covered)?;
-    let profile = session.user.profile();
-    let mut rooms = session.rooms();
-    rooms.push(room);
-    let seat = Seat {
-        room,
-        user: session.user.id,
-        gateway: app.lease.gateway(),
-        user_json: &profile.json,
-        body: &announcement(room, &profile.name, "님이 입장하였습니다."),
-        key: &random_key(),
-    };
+    live.wait().await?;
+    let rooms = session.rooms();
     let held = session.held(&rooms);
-    let (joined, held) = tokio::join!(app.store.join(&seat), app.store.hold_connection(&held));
+    let (joined, held) = tokio::join!(
+        request_seat(app, &session.user, room),
+        app.store.hold_connection(&held)
+    );
     if let Err(error) = held {
         warn!(%error, "a connection will not find its rooms again");
     }
     joined
+}
+
+async fn request_seat(app: &App, user: &User, room: RoomId) -> Result<Joined, StoreError> {
+    let gateway = app.lease.cover(app, room.slot()).await?;
+    let profile = user.profile();
+    let seat = Seat {
+        room,
+        user: user.id,
+        gateway,
+        user_json: &profile.json,
+        body: &announcement(room, &profile.name, "님이 입장하였습니다."),
+        key: &random_key(),
+    };
+    app.store.join(&seat).await
+}
+
+/// Takes a seat for a user whose connection is in the room already.
+pub(crate) async fn take_seat_again(
+    app: &App,
+    user: &User,
+    room: RoomId,
+) -> Result<(), StoreError> {
+    request_seat(app, user, room).await.map(drop)
 }
 
 /// Where a connection's view of a room begins.
@@ -108,14 +128,7 @@ struct Start {
     from: StreamPosition,
 }
 
-fn admit(
-    app: &Arc<App>,
-    connection: &Arc<Connection>,
-    session: &Session,
-    start: Start,
-    answer: Option<String>,
-) {
-    session.enter(start.room);
+fn admit(app: &Arc<App>, connection: &Arc<Connection>, start: Start, answer: Option<String>) {
     if app.hub.start(start.room, start.previous) {
         // Not within the handler, which may be given up half-way.
         tokio::spawn(bus::deliver(Arc::clone(app), start.room));
@@ -127,10 +140,23 @@ fn admit(
     );
 }
 
-fn turn_away(app: &App, connection: &Arc<Connection>, room: RoomId, message: &str) {
+fn turn_away(
+    app: &App,
+    connection: &Arc<Connection>,
+    session: &Session,
+    room: RoomId,
+    message: &str,
+) {
+    step_out(app, connection, session, room);
+    refuse(connection, message);
+}
+
+/// Takes a connection out of a room on this gateway; true if it was there.
+fn step_out(app: &App, connection: &Arc<Connection>, session: &Session, room: RoomId) -> bool {
+    let was_there = session.exit(room);
     app.hub.exit(room, connection);
     connection.discard_held(room);
-    refuse(connection, message);
+    was_there
 }
 
 fn refuse(connection: &Connection, message: &str) {
@@ -166,22 +192,24 @@ pub(super) async fn restore(
     let Some(session) = connection.session().get() else {
         return Ok(());
     };
+    session.enter(room);
     connection.hold(room);
-    let live = app.hub.enter(room, connection, || app.subscribe(room));
-    match restore_seat(app, session, room, live).await {
+    match restore_seat(app, connection, session, room).await {
         Ok(Some(newest)) => {
             let start = Start {
                 room,
                 previous: newest,
                 from: after(newest),
             };
-            admit(app, connection, session, start, None);
+            admit(app, connection, start, None);
             let rooms = session.rooms();
             app.store.hold_connection(&session.held(&rooms)).await
         }
         outcome => {
-            app.hub.exit(room, connection);
-            connection.discard_held(room);
+            step_out(app, connection, session, room);
+            if outcome.is_err() {
+                Seats::one(session, room).give_up_in_background(app);
+            }
             outcome.map(drop)
         }
     }
@@ -189,30 +217,27 @@ pub(super) async fn restore(
 
 async fn restore_seat(
     app: &App,
+    connection: &Arc<Connection>,
     session: &Session,
     room: RoomId,
-    live: bus::Live,
 ) -> Result<Option<StreamPosition>, StoreError> {
-    let (live, covered) = tokio::join!(live.wait(), app.lease.cover(app, room.slot()));
-    live.and(covered)?;
-    app.store
-        .restore(room, session.user.id, app.lease.gateway())
-        .await
+    let live = app.hub.enter(room, connection, || app.subscribe(room));
+    live.wait().await?;
+    let gateway = app.lease.cover(app, room.slot()).await?;
+    app.store.restore(room, session.user.id, gateway).await
 }
 
 /// Takes a connection out of a room; ignored if it is not there.
-pub(super) async fn leave(app: &App, connection: &Arc<Connection>, room_id: &str) {
+pub(super) async fn leave(app: &Arc<App>, connection: &Arc<Connection>, room_id: &str) {
     let Some(session) = connection.session().get() else {
         return;
     };
     let Ok(room) = room_id.parse::<RoomId>() else {
         return;
     };
-    if !session.exit(room) {
+    if !step_out(app, connection, session, room) {
         return;
     }
-    app.hub.exit(room, connection);
-    connection.discard_held(room);
     let rooms = session.rooms();
     let remember = async {
         if rooms.is_empty() {
@@ -224,9 +249,13 @@ pub(super) async fn leave(app: &App, connection: &Arc<Connection>, room_id: &str
         }
     };
     let (left, remembered) = tokio::join!(leave_seat(app, &session.user, room), remember);
-    if let Err(error) = left.and(remembered) {
-        warn!(%room, %error, "cannot leave a room");
+    if let Err(error) = remembered {
+        warn!(%error, "a connection may find a room again that it left");
+    }
+    if let Err(error) = left {
+        warn!(%room, %error, "cannot leave a room; will try again");
         send_error(connection, None, LEAVE_FAILED);
+        Seats::one(session, room).give_up_in_background(app);
     }
 }
 
@@ -236,7 +265,12 @@ pub(super) async fn leave_seat(app: &App, user: &User, room: RoomId) -> Result<(
         return Ok(());
     }
     let name = &user.profile().name;
-    give_up_seat(app, app.lease.gateway(), room, user.id, name).await
+    give_up_seat(app, app.lease.gateway(), room, user.id, name).await?;
+    if app.hub.is_seated(user.id, room) {
+        // Another connection came while the seat was given up, and may have found it still taken.
+        take_seat_again(app, user, room).await?;
+    }
+    Ok(())
 }
 
 /// Gives up a gateway's seat; if it was the user's last in the room, the room is told.

@@ -67,11 +67,26 @@ pub(super) enum Step {
     Done,
 }
 
+/// The announcement of a room's participants: at most one is on its way.
 #[derive(Default)]
 struct Participants {
-    scheduled: bool,
+    stage: Stage,
+    /// Not before this.
     next: Option<Instant>,
+    /// Who left since the last announcement began.
     leavers: Vec<String>,
+    /// Who is told to have left by the announcement under way.
+    due: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Stage {
+    #[default]
+    Quiet,
+    /// Due at its time; further changes will be in it.
+    Waiting,
+    /// The participants are being read; a further change may have been missed.
+    Reading { changed: bool },
 }
 
 impl Room {
@@ -192,6 +207,9 @@ impl Room {
 
     /// Takes the next batch out, up to the first gap.
     pub(super) fn step(&mut self) -> Step {
+        if self.state != State::Delivering {
+            return Step::Done; // the room was left and entered anew meanwhile
+        }
         if let (true, Some(last)) = (self.doubted, self.last) {
             return self.missing(last);
         }
@@ -266,35 +284,66 @@ impl Room {
     ) -> Option<Duration> {
         let participants = &mut self.participants;
         participants.leavers.extend(leaver.map(str::to_owned));
-        if std::mem::replace(&mut participants.scheduled, true) {
-            return None;
+        match &mut participants.stage {
+            Stage::Waiting => None,
+            Stage::Reading { changed } => {
+                *changed = true;
+                None
+            }
+            Stage::Quiet => {
+                participants.stage = Stage::Waiting;
+                let wait = |next: Instant| next.saturating_duration_since(now);
+                Some(participants.next.map_or(Duration::ZERO, wait))
+            }
         }
-        Some(
-            participants
-                .next
-                .map_or(Duration::ZERO, |next| next.saturating_duration_since(now)),
-        )
     }
 
+    pub(super) fn begin_announcement(&mut self) {
+        let participants = &mut self.participants;
+        participants.stage = Stage::Reading { changed: false };
+        participants.due.append(&mut participants.leavers);
+    }
+
+    /// Queues the announcement; how long until the next, if participants changed meanwhile.
     pub(super) fn announce_participants(
         &mut self,
         participants: &[String],
         interval: Duration,
         now: Instant,
-    ) {
+    ) -> Option<Duration> {
         let packet = ParticipantsUpdate { participants }.packet();
         let cost = packet.len().saturating_mul(self.members.len());
         let spacing = Duration::from_millis(
             u64::try_from(cost.saturating_mul(1000) / PARTICIPANTS_BYTES_PER_SECOND)
                 .unwrap_or(u64::MAX),
         );
-        self.participants.scheduled = false;
-        self.participants.next = Some(now + interval.max(spacing));
+        let wait = interval.max(spacing);
         self.push_packet(&packet);
-        for leaver in std::mem::take(&mut self.participants.leavers) {
-            self.push_packet(&event_packet("userLeft", &leaver));
+        for leaver in std::mem::take(&mut self.participants.due) {
+            if !is_back(&leaver, &packet) {
+                self.push_packet(&event_packet("userLeft", &leaver));
+            }
         }
+        self.participants.next = Some(now + wait);
+        let changed = self.participants.stage == Stage::Reading { changed: true };
+        self.participants.stage = if changed {
+            Stage::Waiting
+        } else {
+            Stage::Quiet
+        };
+        changed.then_some(wait)
     }
+}
+
+/// Whether a user who left is among the participants again: then there is nothing to tell.
+fn is_back(leaver: &str, participants: &str) -> bool {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Leaver<'a> {
+        user_id: &'a str,
+    }
+    serde_json::from_str(leaver)
+        .is_ok_and(|Leaver { user_id }| participants.contains(&format!(r#""_id":"{user_id}""#)))
 }
 
 impl Batch {
@@ -403,9 +452,46 @@ mod tests {
             None,
             "one is on its way"
         );
-        room.announce_participants(&[], interval, now);
+        room.begin_announcement();
+        assert_eq!(room.announce_participants(&[], interval, now), None);
         assert_eq!(room.queue.len(), 2, "the list, then who left");
         assert_eq!(room.participants_changed(None, now), Some(interval));
+    }
+
+    #[test]
+    fn who_left_and_came_back_is_not_told_to_have_left() {
+        let mut room = started();
+        let now = Instant::now();
+        for user in ["1", "2"] {
+            let leaver = format!(r#"{{"userId":"{user}","userName":"n","name":"n"}}"#);
+            room.participants_changed(Some(&leaver), now);
+        }
+        room.begin_announcement();
+        let participants = [r#"{"_id":"2","id":"2"}"#.to_owned()];
+        room.announce_participants(&participants, Duration::ZERO, now);
+        assert_eq!(room.queue.len(), 2, "the list, and the one who is gone");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn change_while_the_participants_are_read_is_announced_too() {
+        let interval = Duration::from_millis(250);
+        let mut room = started();
+        let now = Instant::now();
+        assert!(room.participants_changed(None, now).is_some());
+        room.begin_announcement();
+        assert_eq!(room.participants_changed(Some("{}"), now), None);
+        assert_eq!(
+            room.announce_participants(&[], interval, now),
+            Some(interval)
+        );
+        assert_eq!(
+            room.queue.len(),
+            1,
+            "who left then may be in the list still"
+        );
+        room.begin_announcement();
+        assert_eq!(room.announce_participants(&[], interval, now), None);
+        assert_eq!(room.queue.len(), 3);
     }
 
     /// Bus messages are lost, repeated and delayed at random; members see the log, once, in order.

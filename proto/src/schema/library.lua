@@ -108,55 +108,60 @@ local function append_once(log, channel, room, key, length_max, body, repeated)
   return append(log, channel, room, key, length_max, body)
 end
 
-local function first_of_epoch(log, entry_epoch)
-  return redis.call('XRANGE', log, integer(entry_epoch) .. '-0', '+', 'COUNT', 1)[1]
+-- The newest entry of which `is_before` holds; it must hold of all older ones too. Ids rise with
+-- time and number, so this halves the epochs, then the numbers within one: an epoch may be long
+-- or hold a single message, and there may be many.
+local function newest_where(log, is_before)
+  local high = newest(log)
+  if not high then return nil end
+  if is_before(high) then return high end
+  local low = nil
+  local low_epoch = split_id(redis.call('XRANGE', log, '-', '+', 'COUNT', 1)[1][1]) - 1
+  local high_epoch, high_number = split_id(high[1])
+  while high_epoch - low_epoch > 1 do
+    local middle = math.floor((low_epoch + high_epoch) / 2)
+    local upto = integer(middle) .. '-18446744073709551615'
+    local probe = redis.call('XREVRANGE', log, upto, '-', 'COUNT', 1)[1]
+    if not probe or is_before(probe) then
+      low, low_epoch = probe, middle
+    else
+      high_epoch, high_number = split_id(probe[1])
+    end
+  end
+  local first = redis.call('XRANGE', log, integer(high_epoch) .. '-0', '+', 'COUNT', 1)[1]
+  if not is_before(first) then return low end
+  local _, low_number = split_id(first[1])
+  low = first
+  while high_number - low_number > 1 do
+    local middle = math.floor((low_number + high_number) / 2)
+    local at = integer(high_epoch) .. '-' .. integer(middle)
+    local probe = redis.call('XRANGE', log, at, at)[1]
+    if is_before(probe) then
+      low, low_number = probe, middle
+    else
+      high_number = middle
+    end
+  end
+  return low
 end
 
-local function newest_before_epoch(log, entry_epoch)
-  return redis.call('XREVRANGE', log, integer(entry_epoch) .. '-0', '-', 'COUNT', 1)[1]
-end
-
--- The entry of message `id` (24 digits), found by its number: epochs are few, numbers contiguous.
+-- The entry of message `id` (24 digits).
 local function find_message(log, id)
   local number, bits = tonumber(string.sub(id, 13, 20), 16), tonumber(string.sub(id, 21), 16)
-  local entry = newest(log)
-  while entry do
-    local entry_epoch, last = split_id(entry[1])
-    if number > last then return nil end
-    local _, first = split_id(first_of_epoch(log, entry_epoch)[1])
-    if number >= first then
-      if entry_epoch % 65536 ~= bits then return nil end
-      local at = integer(entry_epoch) .. '-' .. integer(number)
-      return redis.call('XRANGE', log, at, at)[1]
-    end
-    entry = newest_before_epoch(log, entry_epoch)
-  end
-  return nil
+  local entry = newest_where(log, function(other)
+    local _, other_number = split_id(other[1])
+    return other_number <= number
+  end)
+  if not entry then return nil end
+  local entry_epoch, found = split_id(entry[1])
+  if found ~= number or entry_epoch % 65536 ~= bits then return nil end
+  return entry
 end
 
--- Id of the newest entry older than `time`: walks the epochs, then halves the numbers of one.
+-- Id of the newest entry older than `time`.
 local function newest_before(log, time)
-  local entry = newest(log)
-  while entry do
-    if entry_time(entry) < time then return entry[1] end
-    local entry_epoch, late = split_id(entry[1])
-    local oldest = first_of_epoch(log, entry_epoch)
-    if entry_time(oldest) < time then
-      local _, early = split_id(oldest[1])
-      while late - early > 1 do
-        local middle = math.floor((early + late) / 2)
-        local probe = integer(entry_epoch) .. '-' .. integer(middle)
-        if entry_time(redis.call('XRANGE', log, probe, '+', 'COUNT', 1)[1]) < time then
-          early = middle
-        else
-          late = middle
-        end
-      end
-      return integer(entry_epoch) .. '-' .. integer(early)
-    end
-    entry = newest_before_epoch(log, entry_epoch)
-  end
-  return nil
+  local entry = newest_where(log, function(other) return entry_time(other) < time end)
+  return entry and entry[1]
 end
 
 -- Up to `limit` entries older than `before` (milliseconds, '' for all), oldest first, as
@@ -350,6 +355,15 @@ local function leave(keys, args)
   return {'left'}
 end
 
+-- KEYS members | ARGV channel room user user_json
+-- -> {'ok'} {'gone'}
+local function update_member(keys, args)
+  if redis.call('HEXISTS', keys[1], args[3]) == 0 then return {'gone'} end
+  redis.call('HSET', keys[1], args[3], args[4])
+  redis.call('SPUBLISH', args[1], 'p ' .. args[2])
+  return {'ok'}
+end
+
 -- KEYS log reads reactions members | ARGV user before limit
 -- -> {'ok', has_more, messages, reactions, reads} {'refused'}
 local function history(keys, args)
@@ -359,7 +373,7 @@ end
 
 -- KEYS log members reads | ARGV channel room user message,message... user message,...
 -- Marks are gathered by the gateway, many readers a call; what changes nothing is not published.
--- -> {'ok', count of readers whose marks changed something}
+-- -> {'ok'}
 local function mark_read(keys, args)
   local _, last = tail(keys[1])
   local now, changes = now_ms(), {}
@@ -382,7 +396,7 @@ local function mark_read(keys, args)
   if #changes > 0 then
     redis.call('SPUBLISH', args[1], 'r ' .. args[2] .. ' ' .. table.concat(changes, ' '))
   end
-  return {'ok', #changes}
+  return {'ok'}
 end
 
 -- KEYS log members reactions | ARGV channel room message user reaction add|remove kinds_max
@@ -461,13 +475,14 @@ local function touch_session(keys, args)
   return {'ok'}
 end
 
--- connections: pid -> `<session> <live|parked> <room> <room>...`, the rooms that a connection had,
--- so that the client finds them again on any gateway.
+-- connections: pid -> `<session> <live|parked|taken> <room> <room>...`, the rooms that a connection
+-- had, so that the client finds them again on any gateway.
 
 -- KEYS user session connections | ARGV channel user session ttl_ms pid notice_json
 -- Admits a socket: checks and touches the session, tells the user's older sockets once a session,
--- and takes over the rooms of the connection `pid` (or, without one, of parked connections).
--- -> {'ok', name, email, profile image or nil as '', image set 0|1, {room, ...}} {'invalid'} {'gone'}
+-- and takes over the rooms of the connection `pid` (or, without one, of parked connections). What
+-- was taken stays to be taken by the same `pid` again: the answer may be lost.
+-- -> {'ok', name, email, profile image or '', {room, ...}} {'invalid'} {'gone'}
 local function connect(keys, args)
   local session, pid = args[3], args[5]
   if redis.call('HGET', keys[2], 'id') ~= session then return {'invalid'} end
@@ -481,39 +496,53 @@ local function connect(keys, args)
   local connections = redis.call('HGETALL', keys[3])
   for i = 1, #connections, 2 do
     local owner, state, list = string.match(connections[i + 1], '^(%x+) (%a+)(.*)$')
-    local wanted = connections[i] == pid or (pid == '' and state == 'parked')
-    if owner ~= session or wanted then redis.call('HDEL', keys[3], connections[i]) end
-    if owner == session and wanted then
+    if owner ~= session then
+      redis.call('HDEL', keys[3], connections[i])
+    elseif connections[i] == pid or (pid == '' and state == 'parked') then
+      redis.call('HSET', keys[3], connections[i], session .. ' taken' .. list)
       for room in string.gmatch(list, '%x+') do rooms[#rooms + 1] = room end
     end
   end
-  return {'ok', name, email, image or '', image and 1 or 0, rooms}
+  return {'ok', name, email, image or '', rooms}
 end
 
--- KEYS connections | ARGV pid value ttl_ms
+-- KEYS connections | ARGV pid session live|parked rooms ttl_ms
+-- A connection that another has taken over is not parked again when its end is noticed.
 -- -> {'ok'}
 local function hold_connection(keys, args)
-  redis.call('HSET', keys[1], args[1], args[2])
-  redis.call('PEXPIRE', keys[1], args[3])
+  local held = redis.call('HGET', keys[1], args[1]) or ''
+  if args[3] == 'parked' and string.match(held, '^%x+ taken') then return {'ok'} end
+  redis.call('HSET', keys[1], args[1], args[2] .. ' ' .. args[3] .. args[4])
+  redis.call('PEXPIRE', keys[1], args[5])
   return {'ok'}
 end
 
 -- ------------------------------------------------------------------------- gateway functions
 
--- KEYS leases reaping | ARGV gateway ttl_ms
--- Renews the gateway's lease and hands out one dead gateway to reap, to one reaper at a time.
--- -> {'ok', 1 if the lease had not run out, dead gateway or ''}
+-- KEYS leases reaping | ARGV gateway ttl_ms 1 if the gateway has held a lease|0
+-- Renews the gateway's lease and hands out one dead gateway to reap, to one reaper at a time. A
+-- gateway that others took for dead is told until it goes on under another name.
+-- -> {'ok', dead gateway or ''} {'lost'}
 local function renew_lease(keys, args)
+  local leases, reaping, gateway = keys[1], keys[2], args[1]
   local now = now_ms()
-  local lease = redis.call('ZSCORE', keys[1], args[1])
-  redis.call('ZADD', keys[1], integer(now + args[2]), args[1])
-  for _, gateway in ipairs(redis.call('ZRANGEBYSCORE', keys[1], '-inf', integer(now))) do
-    redis.call('ZREM', keys[1], gateway)
-    redis.call('ZADD', keys[2], 0, gateway)
+  local until_ms = integer(now + args[2])
+  if args[3] == '1' and not redis.call('ZSCORE', leases, gateway) then return {'lost'} end
+  local latest = redis.call('ZREVRANGE', leases, 0, 0, 'WITHSCORES')[2]
+  if latest and tonumber(latest) < now then
+    -- Nobody could renew for a whole lease: it is Redis that was away, not the gateways.
+    for _, other in ipairs(redis.call('ZRANGE', leases, 0, -1)) do
+      redis.call('ZADD', leases, until_ms, other)
+    end
   end
-  local dead = redis.call('ZRANGEBYSCORE', keys[2], '-inf', integer(now), 'LIMIT', 0, 1)[1]
-  if dead then redis.call('ZADD', keys[2], integer(now + args[2]), dead) end
-  return {'ok', lease and 1 or 0, dead or ''}
+  redis.call('ZADD', leases, until_ms, gateway)
+  for _, other in ipairs(redis.call('ZRANGEBYSCORE', leases, '-inf', integer(now))) do
+    redis.call('ZREM', leases, other)
+    redis.call('ZADD', reaping, 0, other)
+  end
+  local dead = redis.call('ZRANGEBYSCORE', reaping, '-inf', integer(now), 'LIMIT', 0, 1)[1]
+  if dead then redis.call('ZADD', reaping, until_ms, dead) end
+  return {'ok', dead or ''}
 end
 
 -- ------------------------------------------------------------------------------ registration
@@ -524,6 +553,7 @@ redis.register_function('admit_' .. VERSION, admit)
 redis.register_function('join_' .. VERSION, join)
 redis.register_function('restore_' .. VERSION, restore)
 redis.register_function('leave_' .. VERSION, leave)
+redis.register_function('update_member_' .. VERSION, update_member)
 redis.register_function('history_' .. VERSION, history)
 redis.register_function('mark_read_' .. VERSION, mark_read)
 redis.register_function('react_' .. VERSION, react)

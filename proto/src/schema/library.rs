@@ -76,6 +76,8 @@ functions! {
     Restore = "restore";
     /// Gives a seat up and, when it was the user's last, announces the leave.
     Leave = "leave";
+    /// Replaces a participant's user object and tells the room.
+    UpdateMember = "update_member";
     /// Reads messages before a moment.
     History = "history";
     /// Marks messages as read, for many readers at once.
