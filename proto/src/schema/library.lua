@@ -11,6 +11,8 @@ local VERSION = '@VERSION@'
 -- A repeated append is recognised among this many newest entries, no older than this.
 local REPEAT_ENTRIES_MAX = 1000
 local REPEAT_WINDOW_MS = 120000
+-- Keys remembered for that, over all logs of this node: some ten megabytes.
+local RECENT_KEYS_MAX = 100000
 -- Runs of read messages remembered for one member; the oldest run is forgotten first.
 local READ_RUNS_MAX = 64
 local RECENT_WINDOW_MS = 600000
@@ -54,6 +56,62 @@ local function tail(log)
   return 0, 0, 0, '0-0'
 end
 
+-- Idempotency keys of the newest entries of logs that were asked about lately, by log: {tail = <id
+-- of the newest entry known>, keys = {key -> {id, previous}}, order = {key, ...}, first, last}.
+-- A cache of this process: it holds while `tail` is the log's newest entry, and is read anew else.
+local recent, recent_count = {}, 0
+
+local function remember(known, id, key)
+  known.last = known.last + 1
+  known.order[known.last] = key
+  known.keys[key] = {id, known.tail}
+  known.tail = id
+  recent_count = recent_count + 1
+  if known.last - known.first >= REPEAT_ENTRIES_MAX then
+    known.keys[known.order[known.first]] = nil
+    known.order[known.first] = nil
+    known.first = known.first + 1
+    recent_count = recent_count - 1
+  end
+end
+
+local function forget(log)
+  local known = recent[log]
+  if known then
+    recent_count = recent_count - (known.last - known.first + 1)
+    recent[log] = nil
+  end
+end
+
+-- Keeps the cache of a log in step with an append, if there is one.
+local function note_append(log, previous, id, key)
+  local known = recent[log]
+  if not known then return end
+  if known.tail == previous then remember(known, id, key) else forget(log) end
+end
+
+local function recent_keys(log)
+  local known, entry = recent[log], newest(log)
+  local tail_id = entry and entry[1] or '0-0'
+  if known and known.tail == tail_id then return known.keys end
+  forget(log)
+  if recent_count > RECENT_KEYS_MAX then recent, recent_count = {}, 0 end
+  known = {tail = '0-0', keys = {}, order = {}, first = 1, last = 0}
+  recent[log] = known
+  local entries = redis.call('XREVRANGE', log, '+', '-', 'COUNT', REPEAT_ENTRIES_MAX)
+  for i = #entries, 1, -1 do remember(known, entries[i][1], entry_key(entries[i])) end
+  return known.keys
+end
+
+-- The entry that carries `key`, with its predecessor's id, if it is recent.
+local function find_repeat(log, key)
+  local found = recent_keys(log)[key]
+  if not found then return nil end
+  local entry = redis.call('XRANGE', log, found[1], found[1])[1]
+  if not entry or entry_time(entry) < now_ms() - REPEAT_WINDOW_MS then return nil end
+  return entry, found[2]
+end
+
 -- Appends one message and publishes it to the shard's channel, naming its predecessor.
 -- `body` is the message's JSON object from behind `_id` and `timestamp`, without the brace.
 local function append(log, channel, room, key, length_max, body)
@@ -73,26 +131,9 @@ local function append(log, channel, room, key, length_max, body)
   else
     redis.call('XADD', log, 'MAXLEN', '~', length_max, id, 't', integer(time), 'k', key, 'm', json)
   end
+  note_append(log, previous, id, key)
   redis.call('SPUBLISH', channel, 'm ' .. room .. ' ' .. id .. ' ' .. previous .. ' ' .. json)
   return {'ok', id, message, integer(time), previous}
-end
-
--- The entry that carries `key`, with its predecessor's id, if it is recent.
-local function find_repeat(log, key)
-  local oldest = now_ms() - REPEAT_WINDOW_MS
-  local from, seen, found = '+', 0, nil
-  while seen < REPEAT_ENTRIES_MAX do
-    local entries = redis.call('XREVRANGE', log, from, '-', 'COUNT', 64)
-    for _, entry in ipairs(entries) do
-      if found then return found, entry[1] end
-      if entry_time(entry) < oldest then return nil end
-      if entry_key(entry) == key then found = entry end
-      from = '(' .. entry[1]
-    end
-    seen = seen + 64
-    if #entries < 64 then break end
-  end
-  return found, '0-0'
 end
 
 -- Appends unless `repeated` is '1' and the key is in the recent log already.
