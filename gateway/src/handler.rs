@@ -128,7 +128,7 @@ fn register(
     let id = arrival.user;
     let profile = Profile::new(id, &welcome.name, &welcome.email, &welcome.profile_image);
     let user = app.hub.add_connection(id, profile, connection, control);
-    let pid = random_id();
+    let pid = room::random_key();
     let session = Session::new(user, arrival.session, &pid, app.now_seconds());
     if connection.session().set(session).is_ok() {
         app.metrics.users.inc();

@@ -152,7 +152,7 @@ async fn keep_seat(app: &App, room: RoomId, user: &User) -> Result<(), StoreErro
         app.lease.gateway(),
         room,
         user.id,
-        &user.profile().name,
+        &user.profile().name(),
     )
     .await
 }
@@ -200,8 +200,6 @@ async fn reap_seat(
 ) -> Result<(), StoreError> {
     let json = app.store.participant(room, user).await?;
     let profile = json.as_deref().and_then(Profile::from_json);
-    let name = profile
-        .as_ref()
-        .map_or("알 수 없는 사용자", |profile| &profile.name);
-    give_up_seat(app, dead, room, user, name).await
+    let name = profile.map_or_else(|| "알 수 없는 사용자".to_owned(), |profile| profile.name());
+    give_up_seat(app, dead, room, user, &name).await
 }

@@ -120,44 +120,49 @@ impl Session {
 /// A user with at least one connection here; shared by them.
 pub(crate) struct User {
     pub(crate) id: UserId,
-    profile: RwLock<Arc<Profile>>,
+    profile: RwLock<Profile>,
     sent: Mutex<RateWindow>,
 }
 
-/// What others see of a user.
-pub(crate) struct Profile {
-    pub(crate) name: Box<str>,
-    /// The user object as clients see it.
-    pub(crate) json: Box<str>,
-}
+/// What others see of a user: the user object as clients see it, JSON with at least a name.
+#[derive(Clone)]
+pub(crate) struct Profile(Arc<str>);
 
 impl Profile {
     pub(crate) fn new(id: UserId, name: &str, email: &str, profile_image: &str) -> Self {
         let id = id.to_string();
-        let json = UserView {
+        let view = UserView {
             id: &id,
             name,
             email,
             profile_image,
-        }
-        .json();
-        Self {
-            name: name.into(),
-            json: json.into(),
-        }
+        };
+        Self(view.json().into())
     }
 
     /// Takes a user object as another process wrote it.
     pub(crate) fn from_json(json: &str) -> Option<Self> {
+        let profile = Self(json.into());
+        let has_name = profile.read_name().is_some();
+        has_name.then_some(profile)
+    }
+
+    pub(crate) fn json(&self) -> &str {
+        &self.0
+    }
+
+    /// The name, read from the JSON: only coming and going ask for it.
+    pub(crate) fn name(&self) -> String {
+        self.read_name().unwrap_or_default()
+    }
+
+    fn read_name(&self) -> Option<String> {
         #[derive(serde::Deserialize)]
         struct Named {
-            name: Box<str>,
+            name: String,
         }
-        let Named { name } = serde_json::from_str(json).ok()?;
-        Some(Self {
-            name,
-            json: json.into(),
-        })
+        let Named { name } = serde_json::from_str(&self.0).ok()?;
+        Some(name)
     }
 }
 
@@ -165,12 +170,12 @@ impl User {
     pub(crate) fn new(id: UserId, profile: Profile) -> Self {
         Self {
             id,
-            profile: RwLock::new(Arc::new(profile)),
+            profile: RwLock::new(profile),
             sent: Mutex::default(),
         }
     }
 
-    pub(crate) fn profile(&self) -> Arc<Profile> {
+    pub(crate) fn profile(&self) -> Profile {
         self.profile
             .read()
             .unwrap_or_else(PoisonError::into_inner)
@@ -178,7 +183,7 @@ impl User {
     }
 
     pub(crate) fn set_profile(&self, profile: Profile) {
-        *self.profile.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(profile);
+        *self.profile.write().unwrap_or_else(PoisonError::into_inner) = profile;
     }
 
     /// Counts one message; after `limit` of them in a window, how long the window still lasts.
@@ -280,10 +285,8 @@ mod tests {
     fn profile_reads_the_name_of_a_user_object() {
         let id = UserId::new(Slot::new(1).unwrap(), 2);
         let profile = Profile::new(id, "홍길동", "a@b.c", "");
-        assert_eq!(
-            Profile::from_json(&profile.json).unwrap().name,
-            profile.name
-        );
+        assert_eq!(profile.name(), "홍길동");
+        assert_eq!(Profile::from_json(profile.json()).unwrap().name(), "홍길동");
         assert!(Profile::from_json("[]").is_none());
     }
 

@@ -117,7 +117,7 @@ async fn append(
     let client_id = client_message_id(&message)?;
     let attachment = attachment(app, session, room, &message, content).await?;
     let profile = session.user.profile();
-    let body = body(room, content, &profile.json, client_id, &attachment);
+    let body = body(room, content, profile.json(), client_id, &attachment);
     let key = client_id.map_or_else(random_key, |id| format!("{}:{id}", session.user.id));
     let draft = Draft {
         room,

@@ -103,8 +103,8 @@ async fn request_seat(app: &App, user: &User, room: RoomId) -> Result<Joined, St
         room,
         user: user.id,
         gateway,
-        user_json: &profile.json,
-        body: &announcement(room, &profile.name, "님이 입장하였습니다."),
+        user_json: profile.json(),
+        body: &announcement(room, &profile.name(), "님이 입장하였습니다."),
         key: &random_key(),
     };
     app.store.join(&seat).await
@@ -264,7 +264,7 @@ pub(super) async fn leave_seat(app: &App, user: &User, room: RoomId) -> Result<(
     if app.hub.is_seated(user.id, room) {
         return Ok(());
     }
-    let name = &user.profile().name;
+    let name = &user.profile().name();
     give_up_seat(app, app.lease.gateway(), room, user.id, name).await?;
     if app.hub.is_seated(user.id, room) {
         // Another connection came while the seat was given up, and may have found it still taken.
