@@ -210,7 +210,6 @@ function suite(version, io) {
     await one.join(room);
     await one.say(room, 'back again');
     one.none('error');
-    one.none('userLeft');
   });
 
   it('a user is in several rooms at once', async () => {

@@ -44,7 +44,9 @@ test('the users of a killed gateway leave once, when its lease has ended', async
     for (const { name } of gone) {
       await one.take('message', (m) => m.content === left(name), LEASE_SECONDS * 1000 + 20_000);
     }
-    await eventually('the two who stay to be listed', () => one.all('participantsUpdate').at(-1).length === 2);
+    const listed = () => one.all('participantsUpdate').at(-1).map((user) => user.name);
+    await eventually('the two who stay to be listed', () => listed().length === 2)
+      .catch((error) => assert.fail(`${error.message}; listed: ${listed()}`));
   }
   await a.say(room, 'afterwards');
   await b.hears('afterwards');
