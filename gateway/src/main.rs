@@ -62,6 +62,7 @@ fn main() -> ExitCode {
         eprintln!("the settings are wrong:\n{mistake}");
         return ExitCode::from(EXIT_CONFIG);
     }
+    refuse_huge_pages();
     fit_to_descriptors(&mut config);
     tracing::info!(?config, "starting");
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -78,6 +79,14 @@ fn main() -> ExitCode {
             tracing::error!(%error, "the gateway ends");
             ExitCode::from(EXIT_FAILURE)
         }
+    }
+}
+
+/// Memory here is a great many small things. The allocator asks for huge pages, and each that is touched
+/// anywhere counts whole: ten megabytes for an empty gateway, half a kibibyte a connection.
+fn refuse_huge_pages() {
+    if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
+        tracing::warn!(%error, "cannot do without huge pages; connections will take more memory");
     }
 }
 
