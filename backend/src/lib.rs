@@ -11,7 +11,6 @@
 //! | `view` | users and rooms as clients see them |
 //! | `store` | every question this tier asks Redis |
 //! | `directory` | what sorting and searching rooms needs of all of them |
-//! | `history` | pages of a room's log |
 //! | `password` | hashing on a bounded pool of threads |
 //! | `rate_limit` | requests per address and window |
 //! | [`server`] | listeners and connections |
@@ -24,7 +23,6 @@ pub mod config;
 mod directory;
 mod error;
 mod extract;
-mod history;
 mod input;
 pub mod metrics;
 mod password;

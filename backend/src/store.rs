@@ -20,12 +20,9 @@ use deadpool_redis::{
     cluster::{Connection, Manager, Pool},
 };
 use futures_util::{StreamExt, stream};
-use redis::{
-    Cmd, ErrorKind, FromRedisValue, RedisError, ServerErrorKind, Value, cmd,
-    streams::{StreamId, StreamRangeReply},
-};
+use redis::{Cmd, ErrorKind, FromRedisValue, RedisError, ServerErrorKind, Value, cmd};
 use slotcast_proto::{
-    id::{RoomId, SessionId, StreamPosition, UserId},
+    id::{RoomId, SessionId, UserId},
     schema::{
         bus,
         key::{self, Channel},
@@ -111,28 +108,23 @@ pub(crate) struct RoomSummary {
     pub(crate) created_at: u64,
 }
 
-/// A message of a room's log.
-pub(crate) struct LogEntry {
-    pub(crate) position: StreamPosition,
-    /// Milliseconds since 1970.
-    pub(crate) time: u64,
-    /// The message as stored.
-    pub(crate) json: String,
+/// Messages in the order of the log.
+pub(crate) struct MessagePage {
+    /// JSON of each, as clients see it.
+    pub(crate) messages: Vec<String>,
+    /// Whether there are older ones.
+    pub(crate) has_more: bool,
 }
 
-impl LogEntry {
-    /// The fields are `t`, `k` and `m`, see `library.lua`.
-    fn read(entry: &StreamId) -> Result<Self, StoreError> {
-        let read = || {
-            Some(Self {
-                position: entry.id.parse().ok()?,
-                time: entry.get("t")?,
-                json: entry.get("m")?,
-            })
-        };
-        read().ok_or(StoreError::Corrupt)
-    }
-}
+/// `ok`, whether there are older messages, number and JSON of each, its reactions, and what each member
+/// has read.
+type RawPage = (
+    String,
+    bool,
+    Vec<(u64, String)>,
+    Vec<Option<String>>,
+    Vec<(String, String)>,
+);
 
 /// How a question may be asked.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -589,74 +581,39 @@ impl Store {
 
     // ------------------------------------------------------------------------------- messages
 
-    /// Whether a user is a participant of a room.
-    pub(crate) async fn is_participant(
+    /// The newest `limit` messages before a moment (milliseconds since 1970), marking nothing as
+    /// read; `None` for a user who is no participant.
+    pub(crate) async fn look_back(
         &self,
         room: RoomId,
         user: UserId,
-    ) -> Result<bool, StoreError> {
-        let mut command = cmd("HEXISTS");
-        command.arg(key::members(room)).arg(user.to_string());
-        self.ask("is_participant", Manner::Fresh, &command).await
-    }
-
-    /// Up to `count` entries of a room's log, newest first, from `from` (or the end).
-    pub(crate) async fn log_backwards(
-        &self,
-        room: RoomId,
-        from: Option<StreamPosition>,
-        count: usize,
-    ) -> Result<Vec<LogEntry>, StoreError> {
-        let from = from.map_or_else(|| "+".to_owned(), |from| from.to_string());
-        let mut command = cmd("XREVRANGE");
+        before: Option<u64>,
+        limit: usize,
+    ) -> Result<Option<MessagePage>, StoreError> {
+        let keys = [
+            key::log(room),
+            key::reads(room),
+            key::reactions(room),
+            key::members(room),
+        ];
+        let mut command = cmd("FCALL_RO");
         command
-            .arg(key::log(room))
-            .arg(from)
-            .arg("-")
-            .arg("COUNT")
-            .arg(count);
-        self.log_entries(&command).await
-    }
-
-    /// Up to `count` entries of a room's log, oldest first, from `from`.
-    pub(crate) async fn log_forwards(
-        &self,
-        room: RoomId,
-        from: StreamPosition,
-        count: usize,
-    ) -> Result<Vec<LogEntry>, StoreError> {
-        let mut command = cmd("XRANGE");
-        let from = from.to_string();
-        command
-            .arg(key::log(room))
-            .arg(from)
-            .arg("+")
-            .arg("COUNT")
-            .arg(count);
-        self.log_entries(&command).await
-    }
-
-    async fn log_entries(&self, command: &Cmd) -> Result<Vec<LogEntry>, StoreError> {
-        let entries: StreamRangeReply = self.ask("log", Manner::Fresh, command).await?;
-        entries.ids.iter().map(LogEntry::read).collect()
-    }
-
-    /// The reactions to messages, by their numbers.
-    pub(crate) async fn reactions(
-        &self,
-        room: RoomId,
-        numbers: &[u64],
-    ) -> Result<Vec<Option<String>>, StoreError> {
-        let mut command = cmd("HMGET");
-        command.arg(key::reactions(room)).arg(numbers);
-        self.ask("reactions", Manner::Fresh, &command).await
-    }
-
-    /// What every member has read.
-    pub(crate) async fn reads(&self, room: RoomId) -> Result<Vec<(String, String)>, StoreError> {
-        let mut command = cmd("HGETALL");
-        command.arg(key::reads(room));
-        self.ask("reads", Manner::Fresh, &command).await
+            .arg(Function::LookBack.name())
+            .arg(keys.len())
+            .arg(&keys)
+            .arg(user.to_string())
+            .arg(before.map(|before| before.to_string()).unwrap_or_default())
+            .arg(limit);
+        let answer: Vec<Value> = self.ask("look_back", Manner::Fresh, &command).await?;
+        if answer.len() == 1 {
+            return Ok(None);
+        }
+        let answer: RawPage = parse(Value::Array(answer))?;
+        let (_, has_more, messages, reactions, reads) = answer;
+        Ok(Some(MessagePage {
+            messages: record::page_messages(&messages, &reactions, &reads),
+            has_more,
+        }))
     }
 
     // ------------------------------------------------------------------------------ machinery

@@ -1,7 +1,7 @@
 //! Every question that this tier asks Redis. Each is one round trip to one node unless it says
 //! otherwise; what happens inside stands in the function library.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use redis::{Cmd, FromRedisValue, Value, cmd};
 use slotcast_proto::{
@@ -671,46 +671,10 @@ type RawPage = (
 impl Page {
     /// Puts reactions and readers into the messages of a page.
     fn new((has_more, messages, reactions, reads): RawPage) -> Self {
-        let readers = Readers::new(&reads);
-        let messages = messages
-            .iter()
-            .zip(reactions)
-            .map(|((number, json), reactions)| {
-                record::message_with_state(json, reactions.as_deref(), &readers.json(*number))
-            });
         Self {
-            messages: messages.collect(),
+            messages: record::page_messages(&messages, &reactions, &reads),
             has_more,
         }
-    }
-}
-
-/// Who has read what in a room, whether the room was told or not.
-struct Readers<'a>(BTreeMap<&'a str, Vec<record::ReadRuns>>);
-
-impl<'a> Readers<'a> {
-    fn new(reads: &'a [(String, String)]) -> Self {
-        let mut readers: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        for (field, runs) in reads {
-            let user = field.strip_prefix('~').unwrap_or(field);
-            readers
-                .entry(user)
-                .or_default()
-                .push(record::ReadRuns::parse(runs));
-        }
-        Self(readers)
-    }
-
-    /// The `readers` of message `number`.
-    fn json(&self, number: u64) -> String {
-        let readers = self.0.iter().filter_map(|(user, read)| {
-            let runs = read.iter().find(|runs| runs.contains(number))?;
-            Some(format!(
-                r#"{{"userId":"{user}","readAt":{}}}"#,
-                runs.marked_at
-            ))
-        });
-        format!("[{}]", readers.collect::<Vec<_>>().join(","))
     }
 }
 

@@ -12,7 +12,6 @@ use crate::{
     app::App,
     error::{Action, ApiError},
     extract::{Authenticated, RoomPath, query_value},
-    history,
     store::StoreError,
 };
 
@@ -56,15 +55,13 @@ pub(crate) async fn list(
     let failed = |error: StoreError| error.during(Action::ReadMessages);
     let door = app.store.door(room).await.map_err(failed)?;
     door.ok_or(ApiError::RoomNotFound)?;
-    let participates = app.store.is_participant(room, caller.user).await;
-    if !participates.map_err(failed)? {
-        return Err(ApiError::NotAParticipant);
-    }
-    let page = history::page(&app.store, room, before, limit).await;
-    let page = page.map_err(failed)?;
+    let page = app.store.look_back(room, caller.user, before, limit).await;
+    let page = page.map_err(failed)?.ok_or(ApiError::NotAParticipant)?;
+    let messages = page.messages.into_iter().map(RawValue::from_string);
+    let messages = messages.collect::<Result<_, _>>();
     Ok(JsonBody(Messages {
         success: true,
-        messages: page.messages,
+        messages: messages.map_err(|_| failed(StoreError::Corrupt))?,
         has_more: page.has_more,
     }))
 }

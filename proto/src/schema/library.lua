@@ -283,10 +283,17 @@ local function reactions_of(reactions, numbers)
   return redis.call('HMGET', reactions, unpack(numbers))
 end
 
--- {'has_more', {number, json, ...}, {reactions JSON or nil per message}, {user, runs, ...}}
-local function read_page(log, reads, reactions, user, before, limit)
+-- {has_more, {number, json, ...}, {reactions JSON or nil per message}, {user, runs, ...}}, and the
+-- numbers of the messages.
+local function gather_page(log, reads, reactions, before, limit)
   local has_more, messages, numbers = page(log, before, limit)
-  local answer = {has_more, messages, reactions_of(reactions, numbers), redis.call('HGETALL', reads)}
+  local marks = redis.call('HGETALL', reads)
+  return {has_more, messages, reactions_of(reactions, numbers), marks}, numbers
+end
+
+-- The same, and from then on its reader has read it.
+local function read_page(log, reads, reactions, user, before, limit)
+  local answer, numbers = gather_page(log, reads, reactions, before, limit)
   mark_page(reads, user, numbers)
   return answer
 end
@@ -410,6 +417,14 @@ end
 local function history(keys, args)
   if redis.call('HEXISTS', keys[4], args[1]) == 0 then return {'refused'} end
   return {'ok', unpack(read_page(keys[1], keys[2], keys[3], args[1], args[2], tonumber(args[3])))}
+end
+
+-- KEYS log reads reactions members | ARGV user before limit | read only, marks nothing
+-- -> {'ok', has_more, messages, reactions, reads} {'refused'}
+local function look_back(keys, args)
+  if redis.call('HEXISTS', keys[4], args[1]) == 0 then return {'refused'} end
+  local answer = gather_page(keys[1], keys[2], keys[3], args[2], tonumber(args[3]))
+  return {'ok', unpack(answer)}
 end
 
 -- KEYS log members reads | ARGV channel room user message,message... user message,...
@@ -606,4 +621,7 @@ redis.register_function('hold_connection_' .. VERSION, hold_connection)
 redis.register_function('renew_lease_' .. VERSION, renew_lease)
 redis.register_function{
   function_name = 'describe_room_' .. VERSION, callback = describe_room, flags = {'no-writes'},
+}
+redis.register_function{
+  function_name = 'look_back_' .. VERSION, callback = look_back, flags = {'no-writes'},
 }

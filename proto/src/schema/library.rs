@@ -80,6 +80,8 @@ functions! {
     UpdateMember = "update_member";
     /// Reads messages before a moment.
     History = "history";
+    /// Reads messages before a moment and marks nothing; read only (`FCALL_RO`).
+    LookBack = "look_back";
     /// Marks messages as read, for many readers at once.
     MarkRead = "mark_read";
     /// Adds or removes a reaction.

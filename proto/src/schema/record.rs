@@ -1,5 +1,7 @@
 //! Fields of the stored hashes, and the stored form of a message.
 
+use std::collections::BTreeMap;
+
 /// Fields of a room's record. Times are milliseconds since 1970.
 pub mod room {
     /// Name as shown.
@@ -108,6 +110,37 @@ impl ReadRuns {
     }
 }
 
+/// The messages of a page as clients see them, from what the function library answers: number and
+/// JSON of each, its reactions, and what each member has read, announced (`<user>`) or not (`~<user>`).
+#[must_use]
+pub fn page_messages(
+    messages: &[(u64, String)],
+    reactions: &[Option<String>],
+    reads: &[(String, String)],
+) -> Vec<String> {
+    let mut readers: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for (field, runs) in reads {
+        let user = field.strip_prefix('~').unwrap_or(field);
+        readers.entry(user).or_default().push(ReadRuns::parse(runs));
+    }
+    let readers_of = |number| {
+        let readers = readers.iter().filter_map(|(user, read)| {
+            let runs = read.iter().find(|runs| runs.contains(number))?;
+            Some(format!(
+                r#"{{"userId":"{user}","readAt":{}}}"#,
+                runs.marked_at
+            ))
+        });
+        format!("[{}]", readers.collect::<Vec<_>>().join(","))
+    };
+    let messages = messages.iter().zip(reactions);
+    messages
+        .map(|((number, json), reactions)| {
+            message_with_state(json, reactions.as_deref(), &readers_of(*number))
+        })
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -120,6 +153,25 @@ mod tests {
             r#"{"_id":"1","content":"a","reactions":{"x":["1"]},"readers":[1]}"#
         );
         assert_eq!(message_with_state(&stored, None, "[]"), stored);
+    }
+
+    #[test]
+    fn page_names_each_reader_once_whether_the_room_was_told_or_not() {
+        let stored = format!("{{{}", message_body(r#""content":"a""#));
+        let messages = [(1, stored.clone()), (2, stored)];
+        let reads = [("u1", "17 1-2"), ("~u1", "18 2-2"), ("~u2", "19 2-2")];
+        let reads = reads.map(|(field, runs)| (field.to_owned(), runs.to_owned()));
+        let page = page_messages(
+            &messages,
+            &[None, Some(r#"{"x":["1"]}"#.to_owned())],
+            &reads,
+        );
+        assert_eq!(
+            page[0],
+            r#"{"content":"a","reactions":{},"readers":[{"userId":"u1","readAt":17}]}"#
+        );
+        assert!(page[1].contains(r#""reactions":{"x":["1"]}"#));
+        assert_eq!(page[1].matches("userId").count(), 2, "{}", page[1]);
     }
 
     #[test]
