@@ -420,6 +420,27 @@ function suite(version, io) {
     await b.say(room, 'another user is free to speak');
   });
 
+  it('a file message shows its file, to its uploader alone to send', async () => {
+    const { alice, room, a, b } = await pair();
+    const file = `${alice.id.slice(0, 4)}${'5'.repeat(20)}`; // in the slot of its owner
+    const fields = { owner: alice.id, filename: '1795332990001_0123456789abcdef.jpg', originalname: '사진 1.jpg', mimetype: 'image/jpeg', size: 1023585 };
+    for (const port of stack.redis.ports) {
+      const key = (await stack.redis.ask(port, 'KEYS', `*:user:${alice.id}`)).trim().split('\n')[0];
+      if (key) await stack.redis.ask(port, 'HSET', key.replace(/:user:.*/, `:file:${file}`), ...Object.entries(fields).flat());
+    }
+    const say = { room, type: 'file', content: '', fileData: { _id: file } };
+    assert.equal((await a.ask('chatMessage', say)).ok, true);
+    const { owner, ...shown } = fields;
+    for (const one of [a, b]) {
+      const message = await one.take('message', (m) => m.type === 'file');
+      assert.equal(message.content, '');
+      assert.deepEqual(message.file, { _id: file, ...shown });
+      assert.deepEqual(message.metadata, { fileType: shown.mimetype, fileSize: shown.size, originalName: shown.originalname });
+    }
+    const refused = await b.ask('chatMessage', say);
+    assert.deepEqual([refused.ok, refused.message], [false, '파일을 찾을 수 없거나 접근 권한이 없습니다.']);
+  });
+
   it('a repeated client message id is stored once', async () => {
     const { room, a, b } = await pair();
     const clientMessageId = unique('cm');
