@@ -29,6 +29,7 @@ use slotcast_proto::{
         library::{self, Function},
         record,
     },
+    wire::event::{ROOM_CREATED, ROOM_UPDATED},
 };
 use thiserror::Error;
 use tokio::time::{sleep, timeout};
@@ -361,7 +362,7 @@ impl Store {
 
         let room = Room::created(id, new)?;
         let json = room.event_json()?;
-        self.publish(Channel::Lobby, &bus::lobby_event("roomCreated", &json))
+        self.publish(Channel::Lobby, &bus::lobby_event(ROOM_CREATED, &json))
             .await;
         Ok(room)
     }
@@ -416,7 +417,7 @@ impl Store {
 
     /// Tells the sockets in a room what it looks like.
     pub(crate) async fn publish_room(&self, room: &Room) -> Result<(), StoreError> {
-        let message = bus::room_event(room.id, "roomUpdated", &room.event_json()?);
+        let message = bus::room_event(room.id, ROOM_UPDATED, &room.event_json()?);
         self.publish(Channel::Rooms(room.id.slot()), &message).await;
         Ok(())
     }

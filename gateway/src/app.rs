@@ -14,7 +14,7 @@ use crate::{
     bus::{self, Bus, Receiver, Subscription},
     cluster::{Cluster, StoreError},
     config::Config,
-    hub::{Hub, room_channel},
+    hub::Hub,
     lease::Lease,
     marks::Marks,
     metrics::Metrics,
@@ -119,7 +119,7 @@ impl App {
 
     /// Asks for the channel of a room's slot.
     pub(crate) fn subscribe(&self, room: RoomId) -> Subscription {
-        self.bus.want(room_channel(room))
+        self.bus.want(Channel::Rooms(room.slot()))
     }
 
     /// Seconds since the process started.

@@ -38,7 +38,7 @@ use crate::{
 /// again costs nothing.
 const LINGER: Duration = Duration::from_secs(5);
 
-/// A subscription unanswered for this long is tried again, elsewhere if possible.
+/// A subscription unanswered for this long is tried again.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The slot map is read this often even when nothing seems wrong: a replica that was given to another

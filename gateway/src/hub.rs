@@ -27,7 +27,7 @@ use std::{
 use bytes::Bytes;
 use slotcast_proto::{
     id::{RoomId, StreamPosition, UserId},
-    schema::{bus::RoomMessage, key::Channel},
+    schema::bus::RoomMessage,
     slot::Slot,
     wire::event::event_packet,
 };
@@ -384,11 +384,6 @@ impl Hub {
         });
         seats
     }
-}
-
-/// The channel of a room's slot.
-pub(crate) const fn room_channel(room: RoomId) -> Channel {
-    Channel::Rooms(room.slot())
 }
 
 /// Writes a batch to every member, letting others run in between. Members were fixed when the batch

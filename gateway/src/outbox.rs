@@ -103,7 +103,7 @@ pub(crate) struct Outbox {
     queue: VecDeque<Bytes>,
     /// Bytes in the queue and the gate.
     bytes: usize,
-    /// Boxed: used while a join is in flight.
+    /// Boxed: used while a join is in flight, and until the first message after it has come.
     gate: Option<Box<Gate>>,
     /// The first frame of the queue has left in part.
     is_front_partial: bool,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use slotcast_proto::{
     id::{SessionId, UserId},
-    wire::event::{ServerEvent, SessionEnded, SessionEndedReason, event_packet},
+    wire::event::{DuplicateLogin, ServerEvent, SessionEnded, SessionEndedReason, event_packet},
 };
 use tokio::time::sleep;
 use tracing::warn;
@@ -53,7 +53,7 @@ pub(crate) fn connected_elsewhere(
     current: SessionId,
     notice_json: &str,
 ) {
-    let notice = event_packet("duplicate_login", notice_json);
+    let notice = event_packet(DuplicateLogin::NAME, notice_json);
     for connection in of_other_sessions(app, user, current) {
         send_packet(&connection, &notice);
         let delay = app.config.duplicate_login_delay;

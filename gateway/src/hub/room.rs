@@ -7,7 +7,8 @@ use slotcast_proto::{
     id::StreamPosition,
     schema::bus::{Appended, RoomMessage},
     wire::event::{
-        MESSAGE, MessageReactionUpdate, MessagesRead, ParticipantsUpdate, ServerEvent, event_packet,
+        MESSAGE, MessageReactionUpdate, MessagesRead, ParticipantsUpdate, ServerEvent, UserLeft,
+        event_packet,
     },
 };
 use tokio::time::Instant;
@@ -321,7 +322,7 @@ impl Room {
         self.push_packet(&packet);
         for leaver in std::mem::take(&mut self.participants.due) {
             if !is_back(&leaver, &packet) {
-                self.push_packet(&event_packet("userLeft", &leaver));
+                self.push_packet(&event_packet(UserLeft::NAME, &leaver));
             }
         }
         self.participants.next = Some(now + wait);

@@ -11,6 +11,5 @@ pub use server::{
     DuplicateLogin, ErrorCode, ErrorEvent, JoinRoomError, JoinRoomSuccess, MESSAGE,
     MESSAGE_LOAD_START, MessageAccepted, MessageReactionUpdate, MessageRefused, MessagesRead,
     ParticipantsUpdate, PreviousMessagesLoaded, ROOM_CREATED, ROOM_UPDATED, RoomState, ServerEvent,
-    SessionEnded, SessionEndedReason, User, UserLeft, ack_packet, event_packet,
-    event_packet_with_offset, signal_packet,
+    SessionEnded, SessionEndedReason, User, UserLeft, ack_packet, event_packet, signal_packet,
 };

@@ -25,23 +25,6 @@ pub fn event_packet(name: &str, payload_json: &str) -> String {
     frame(None, &["[", &json(&name), ",", payload_json, "]"])
 }
 
-/// The frame of an event under whose offset a client may recover: `42["name",payload,"offset"]`.
-#[must_use]
-pub fn event_packet_with_offset(name: &str, payload_json: &str, offset: &str) -> String {
-    frame(
-        None,
-        &[
-            "[",
-            &json(&name),
-            ",",
-            payload_json,
-            ",",
-            &json(&offset),
-            "]",
-        ],
-    )
-}
-
 /// The frame of an event without argument: `42["name"]`.
 #[must_use]
 pub fn signal_packet(name: &str) -> String {
@@ -457,10 +440,6 @@ mod tests {
         assert_eq!(
             event_packet(MESSAGE, "{\"a\":1}"),
             r#"42["message",{"a":1}]"#
-        );
-        assert_eq!(
-            event_packet_with_offset(MESSAGE, "{}", "5-1"),
-            r#"42["message",{},"5-1"]"#
         );
         assert_eq!(
             signal_packet(MESSAGE_LOAD_START),
