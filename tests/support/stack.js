@@ -9,64 +9,34 @@ import { Rest } from './rest.js';
 import { closeChatters } from './chatter.js';
 import { request } from './http.js';
 import { freeBase } from './ports.js';
-import { eventually, inTime } from './wait.js';
+import { Program, ROOT, program } from './program.js';
 
 const run = promisify(execFile);
 
-/** The checkout. */
-export const ROOT = path.resolve(import.meta.dirname ?? new URL('.', import.meta.url).pathname, '../..');
-
-const PROGRAMS = path.join(
-  path.resolve(ROOT, process.env.CARGO_TARGET_DIR ?? 'target'),
-  process.env.SLOTCAST_PROFILE ?? 'debug',
-);
-/** The built program of a tier. */
-export const program = (tier) => path.join(PROGRAMS, tier);
+export { ROOT, program };
 
 const CLUSTER = path.join(ROOT, 'deploy/local/cluster');
-const READY = 30_000; // ms from a part's start until it must be ready
-const TAIL = 25; // lines of each log shown when a test fails
 
 /** The words of the browser suite, which the contract wants refused. */
 export const BANNED = ['b3sig78jv', '9c0hej6x', 'lbl276sz', 'p4e84', 'hy8m', 'ikqy2y'];
 
 /** One backend or gateway process. */
-class Part {
+class Part extends Program {
   constructor(name, tier, port, admin, env, dir) {
-    Object.assign(this, { name, tier, port, admin, env });
-    this.log = path.join(dir, `${name}.log`);
+    super(name, dir);
+    Object.assign(this, { tier, port, admin, env });
     this.url = `http://127.0.0.1:${port}`;
     this.adminUrl = `http://127.0.0.1:${admin}`;
   }
 
   /** Starts the process, with `env` laid over its own, and waits until it is ready. */
-  async start(env = {}) {
-    const log = fs.openSync(this.log, 'a');
-    this.process = spawn(program(this.tier), [], {
-      env: {
-        PATH: process.env.PATH,
-        SLOTCAST_LISTEN: `127.0.0.1:${this.port}`,
-        SLOTCAST_ADMIN_LISTEN: `127.0.0.1:${this.admin}`,
-        ...this.env,
-        ...env,
-      },
-      stdio: ['ignore', log, log],
+  start(env = {}) {
+    return this.launch(program(this.tier), [], {
+      SLOTCAST_LISTEN: `127.0.0.1:${this.port}`,
+      SLOTCAST_ADMIN_LISTEN: `127.0.0.1:${this.admin}`,
+      ...this.env,
+      ...env,
     });
-    fs.closeSync(log);
-    this.process.unref();
-    const started = this.process;
-    this.exit = new Promise((resolve) => {
-      started.once('error', (error) => resolve({ error: error.message }));
-      started.once('exit', (code, signal) => resolve({ code, signal }));
-    });
-    let ended;
-    this.exit.then((exit) => (ended = exit));
-    await eventually(
-      `${this.name} to be ready`,
-      async () => ended ?? (await this.ready()) === 200,
-      { within: READY },
-    );
-    if (ended) throw new Error(`${this.name} ended at once: ${JSON.stringify(ended)}\n${tail(this.log)}`);
   }
 
   /** The status of `/ready`. */
@@ -74,15 +44,8 @@ class Part {
     return (await request('GET', `${this.adminUrl}/ready`)).status;
   }
 
-  get running() {
-    return this.process && this.process.exitCode === null && this.process.signalCode === null;
-  }
-
-  /** Sends a signal and, where it ends the process, waits for that. */
-  async signal(name) {
-    this.process.kill(name);
-    if (name === 'SIGSTOP' || name === 'SIGCONT') return undefined;
-    return inTime(`${this.name} to end by ${name}`, this.exit, 60_000);
+  async isReady() {
+    return (await this.ready()) === 200;
   }
 }
 
@@ -222,12 +185,8 @@ class Stack {
 
   /** The last lines of every part's log. */
   logs() {
-    return this.parts.map((part) => `---- ${part.name}\n${tail(part.log)}`).join('\n');
+    return this.parts.map((part) => `---- ${part.name}\n${part.tail()}`).join('\n');
   }
-}
-
-function tail(file) {
-  return fs.readFileSync(file, 'utf8').trimEnd().split('\n').slice(-TAIL).join('\n');
 }
 
 /**
