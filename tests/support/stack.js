@@ -1,4 +1,4 @@
-// A whole Slotcast of real processes on free ports of this machine: Redis Cluster, backends, gateways.
+// A whole Slotcast of real processes on free ports of this machine: Redis Cluster, object store, backends, gateways.
 import { execFile, execFileSync, spawn } from 'node:child_process';
 import fs from 'node:fs';
 import os from 'node:os';
@@ -8,6 +8,7 @@ import { promisify } from 'node:util';
 import { Rest } from './rest.js';
 import { closeChatters } from './chatter.js';
 import { request } from './http.js';
+import { objectStore } from './objects.js';
 import { freeBase } from './ports.js';
 import { Program, ROOT, program } from './program.js';
 
@@ -110,9 +111,10 @@ class Redis {
 
 /** See `onStack`. */
 class Stack {
-  constructor({ masters = 3, replicas = 3, gateways = 2, backends = 1, env = {} }) {
+  constructor({ masters = 3, replicas = 3, gateways = 2, backends = 1, objects, env = {} }) {
     const settings = (parts) => (typeof parts === 'number' ? Array(parts).fill({}) : parts);
     Object.assign(this, { shape: { masters, replicas }, gatewayEnvs: settings(gateways), backendEnvs: settings(backends) });
+    this.objectsKind = objects;
     this.dir = fs.mkdtempSync(path.join(os.tmpdir(), 'slotcast-test-'));
     this.secret = 'a secret for the tests, which is long enough';
     this.env = {
@@ -147,9 +149,16 @@ class Stack {
     }
     this.env.SLOTCAST_REDIS_URLS = this.redis.urls;
     this.nextPort = this.base + masters + replicas;
+    if (this.objectsKind) await this.startObjects();
     for (const env of this.backendEnvs) await this.addBackend(env);
     for (const env of this.gatewayEnvs) await this.addGateway(env);
     this.rest = new Rest(this.backends[0].url);
+  }
+
+  async startObjects() {
+    this.objects = objectStore(this.objectsKind, this.dir, this.nextPort);
+    this.nextPort += this.objects.ports;
+    await this.objects.start();
   }
 
   async add(tier, parts, env) {
@@ -162,7 +171,7 @@ class Stack {
   }
 
   addBackend(env = {}) {
-    return this.add('backend', this.backends, env);
+    return this.add('backend', this.backends, { ...this.objects?.env, ...env });
   }
 
   addGateway(env = {}) {
@@ -176,16 +185,19 @@ class Stack {
   /** Kills what runs; synchronous, so that it also works while this process ends. */
   stop() {
     for (const part of this.parts) if (part.running) part.process.kill('SIGKILL');
+    this.objects?.stop();
     if (this.redis) this.redis.stop();
-    fs.rmSync(this.dir, { recursive: true, force: true });
+    fs.rmSync(this.dir, { recursive: true, force: true, maxRetries: 5 }); // what was killed may still write
     this.gateways = [];
     this.backends = [];
     this.redis = undefined;
+    this.objects = undefined;
   }
 
   /** The last lines of every part's log. */
   logs() {
-    return this.parts.map((part) => `---- ${part.name}\n${part.tail()}`).join('\n');
+    const programs = this.objects ? [...this.parts, this.objects] : this.parts;
+    return programs.map((part) => `---- ${part.name}\n${part.tail()}`).join('\n');
   }
 }
 
@@ -193,6 +205,7 @@ class Stack {
  * Starts a stack for a test file and stops it after the file's last test.
  *
  * `gateways` and `backends` are counts, or lists of environments (one a part); `env` goes to every part.
+ * `objects` names the object store that the backends get, by default none: `embedded` or `seaweedfs`.
  * The returned `test` closes the test's sockets at its end and shows the logs when it fails.
  */
 export async function onStack(options = {}) {
