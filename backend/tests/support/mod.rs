@@ -119,7 +119,7 @@ pub(crate) fn start_without_redis(changes: &[(&str, &str)]) -> TestApp {
     TestApp {
         router: router::router(Arc::clone(&app)),
         admin: admin::router(Arc::clone(&app)),
-        watcher: tokio::spawn(async move { watched.watch_redis().await }).abort_handle(),
+        watcher: tokio::spawn(async move { watched.watch().await }).abort_handle(),
         app,
     }
 }
