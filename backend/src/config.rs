@@ -586,8 +586,52 @@ mod tests {
     }
 
     #[test]
+    fn object_store_is_off_without_a_bucket_and_amazons_without_an_endpoint() {
+        assert!(read(&[]).unwrap().object_store.is_none());
+        let config = read(&[
+            ("SLOTCAST_S3_BUCKET", "files"),
+            ("SLOTCAST_S3_REGION", "ap-northeast-2"),
+        ]);
+        let store = config.unwrap().object_store.unwrap();
+        let url = "https://files.s3.ap-northeast-2.amazonaws.com/";
+        assert_eq!(store.bucket.base_url().as_str(), url);
+        assert_eq!(store.public_bucket, store.bucket);
+        assert!(matches!(
+            store.credentials,
+            CredentialSource::InstanceProfile(url) if url == "http://169.254.169.254"
+        ));
+    }
+
+    #[test]
+    fn object_store_settings_that_do_not_fit_are_named() {
+        let problems = |changes: &[(&str, &str)]| {
+            let bucket = [("SLOTCAST_S3_BUCKET", "files")];
+            let all: Vec<_> = bucket.iter().chain(changes).copied().collect();
+            let problems = read(&all).err().unwrap().into_iter();
+            problems.map(|problem| problem.variable).collect::<Vec<_>>()
+        };
+        let half = [("SLOTCAST_S3_ACCESS_KEY_ID", "key")];
+        assert_eq!(problems(&half), ["SLOTCAST_S3_SECRET_ACCESS_KEY"]);
+        let other_half = [("SLOTCAST_S3_SECRET_ACCESS_KEY", "secret")];
+        assert_eq!(problems(&other_half), ["SLOTCAST_S3_ACCESS_KEY_ID"]);
+        let no_url = [("SLOTCAST_S3_ENDPOINT", "s3.example")];
+        assert_eq!(problems(&no_url), ["SLOTCAST_S3_ENDPOINT"]);
+        let no_host_name = [("SLOTCAST_S3_ENDPOINT", "http://127.0.0.1:1")];
+        assert_eq!(problems(&no_host_name), ["SLOTCAST_S3_BUCKET"]);
+        let too_long = [("SLOTCAST_UPLOAD_URL_SECONDS", "604801")];
+        assert_eq!(problems(&too_long), ["SLOTCAST_UPLOAD_URL_SECONDS"]);
+    }
+
+    #[test]
     fn secrets_are_masked() {
-        let config = read(&[("SLOTCAST_REDIS_URLS", "redis://me:hidden@host:1/")]).unwrap();
+        let config = read(&[
+            ("SLOTCAST_REDIS_URLS", "redis://me:hidden@host:1/"),
+            ("SLOTCAST_S3_BUCKET", "files"),
+            ("SLOTCAST_S3_ACCESS_KEY_ID", "key"),
+            ("SLOTCAST_S3_SECRET_ACCESS_KEY", "hidden"),
+            ("SLOTCAST_S3_SESSION_TOKEN", "hidden"),
+        ])
+        .unwrap();
         let printed = format!("{:?}", config.printed());
         assert!(
             !printed.contains(SECRET) && !printed.contains("hidden"),

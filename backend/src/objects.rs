@@ -44,7 +44,10 @@ use crate::metrics::Metrics;
 /// Time to the head of an answer, and to all of a short one.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Tries of a request that can be repeated, and the pause after the first.
+/// The same where the store has to move all bytes of an object first.
+const COPY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Tries of a request that can be repeated, unless [`ANSWER_TIMEOUT`] is over; the pause after the first.
 const TRIES: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -126,6 +129,7 @@ struct Call<'a> {
     /// Signed; sorted by name, names in lower case.
     headers: &'a [(&'a str, &'a str)],
     body: &'a str,
+    patience: Duration,
 }
 
 impl<'a> Call<'a> {
@@ -137,6 +141,7 @@ impl<'a> Call<'a> {
             query: &[],
             headers: &[],
             body: "",
+            patience: ANSWER_TIMEOUT,
         }
     }
 }
@@ -302,6 +307,7 @@ impl ObjectStore {
         ];
         let call = Call {
             headers: &headers,
+            patience: COPY_TIMEOUT,
             ..Call::new("copy", rusty_s3::Method::Put, to)
         };
         self.ask(call).await.map(|_| ())
@@ -351,6 +357,7 @@ impl ObjectStore {
         let copy = Call {
             query: &[("partNumber", "1"), ("uploadId", upload)],
             headers: &headers,
+            patience: COPY_TIMEOUT,
             ..Call::new("copy_part", rusty_s3::Method::Put, to)
         };
         let etag = element(&self.ask(copy).await?.1, "ETag")?;
@@ -365,6 +372,7 @@ impl ObjectStore {
         let complete = Call {
             query: &[("uploadId", upload)],
             body: &parts,
+            patience: COPY_TIMEOUT,
             ..Call::new("complete_multipart", rusty_s3::Method::Post, to)
         };
         self.ask(complete).await.map(|_| ())
@@ -391,7 +399,7 @@ impl ObjectStore {
         self.repeat(call, || async {
             let response = self.send(call, None).await?;
             let headers = response.headers().clone();
-            let text = timeout(ANSWER_TIMEOUT, short(call, response)).await;
+            let text = timeout(call.patience, short(call, response)).await;
             Ok((headers, text.map_err(|_| ObjectError::Unavailable)??))
         })
         .await
@@ -407,7 +415,9 @@ impl ObjectStore {
         let mut tries = 1;
         let answer = loop {
             match attempt().await {
-                Err(ObjectError::Unavailable) if tries < TRIES => {
+                Err(ObjectError::Unavailable)
+                    if tries < TRIES && started.elapsed() < ANSWER_TIMEOUT =>
+                {
                     sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
                     pause *= 2;
                     tries += 1;
@@ -439,7 +449,7 @@ impl ObjectStore {
         }
         let request = request.body(Body::from(call.body.to_owned()));
         let request = request.map_err(|_| ObjectError::Refused)?;
-        let response = timeout(ANSWER_TIMEOUT, self.http.request(request)).await;
+        let response = timeout(call.patience, self.http.request(request)).await;
         let response = response.map_err(|_| ObjectError::Unavailable)?;
         let response = response.map_err(|_| ObjectError::Unavailable)?;
         if response.status().is_success() {
@@ -508,19 +518,23 @@ async fn refusal(call: Call<'_>, response: Response<Incoming>) -> ObjectError {
     match status {
         StatusCode::NOT_FOUND => return ObjectError::NotFound,
         StatusCode::PRECONDITION_FAILED => return ObjectError::Changed,
-        status if status.is_server_error() => return ObjectError::Unavailable,
         _ => {}
     }
     let text = timeout(ANSWER_TIMEOUT, read_text(response.into_body())).await;
     let text = text.ok().and_then(Result::ok).unwrap_or_default();
     let code = element(&text, "Code").unwrap_or_default();
+    tracing::warn!(
+        call = call.name,
+        status = status.as_u16(),
+        code,
+        "the object store refuses"
+    );
     match code.as_str() {
-        "RequestTimeout" | "SlowDown" => return ObjectError::Unavailable,
-        "NoSuchKey" | "NoSuchUpload" => return ObjectError::NotFound,
-        _ => {}
+        "NoSuchKey" | "NoSuchUpload" => ObjectError::NotFound,
+        "RequestTimeout" | "SlowDown" => ObjectError::Unavailable,
+        _ if status.is_server_error() => ObjectError::Unavailable,
+        _ => ObjectError::Refused,
     }
-    tracing::error!(call = call.name, %status, code, "the object store refuses");
-    ObjectError::Refused
 }
 
 fn is_error(xml: &str) -> bool {
