@@ -1,5 +1,6 @@
 // The traps of the contract, one test each: what breaks an unmodified client, its suite or its load scripts.
-// T15 (file content is not sniffed) and T16 (how an upload answers) are tested with the file calls.
+// T15 (file content is not sniffed) and T16 (how an upload answers) are in support/files-suite.js, with what T4 and
+// T18 say of files.
 import assert from 'node:assert/strict';
 import net from 'node:net';
 import { onStack } from './support/stack.js';

@@ -2,7 +2,7 @@
 import http from 'node:http';
 import { inTime } from './wait.js';
 
-/** Answers `{status, headers, text, json}`; `json` is undefined when the body is none. */
+/** Answers `{status, headers, bytes, text, json}`; `json` is undefined when the body is none. */
 export function request(method, url, { headers = {}, body } = {}) {
   const answer = new Promise((resolve, reject) => {
     const outgoing = http.request(url, { method, headers, agent: false }, (incoming) => {
@@ -10,8 +10,9 @@ export function request(method, url, { headers = {}, body } = {}) {
       incoming.on('data', (chunk) => chunks.push(chunk));
       incoming.on('error', reject);
       incoming.on('end', () => {
-        const text = Buffer.concat(chunks).toString('utf8');
-        resolve({ status: incoming.statusCode, headers: incoming.headers, text, json: parsed(text) });
+        const bytes = Buffer.concat(chunks);
+        const text = bytes.toString('utf8');
+        resolve({ status: incoming.statusCode, headers: incoming.headers, bytes, text, json: parsed(text) });
       });
     });
     outgoing.on('error', reject);

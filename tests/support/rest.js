@@ -14,14 +14,14 @@ export class Rest {
 
   /**
    * One call. `user` adds both of its headers as the front-end does, `token` a Bearer header alone;
-   * `body` is sent as JSON unless it is a string, which is sent as it is.
+   * `body` is sent as JSON unless it is a string or bytes, which are sent as they are.
    */
   call(method, path, { user, token, headers = {}, body } = {}) {
     const all = { ...headers };
     if (user) Object.assign(all, { 'x-auth-token': user.token, 'x-session-id': user.sessionId });
     if (token) all.authorization = `Bearer ${token}`;
     let text = body;
-    if (body !== undefined && typeof body !== 'string') text = JSON.stringify(body);
+    if (body !== undefined && typeof body !== 'string' && !Buffer.isBuffer(body)) text = JSON.stringify(body);
     const typed = Object.keys(all).some((name) => name.toLowerCase() === 'content-type');
     if (text !== undefined && !typed) all['content-type'] = 'application/json';
     if (text !== undefined) all['content-length'] = Buffer.byteLength(text);
