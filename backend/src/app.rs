@@ -13,8 +13,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio::{sync::watch, time::sleep};
 
 use crate::{
-    config::Config, directory::Directory, metrics::Metrics, password::Passwords,
-    rate_limit::RateLimiter, store::Store,
+    config::Config, directory::Directory, error::FileError, metrics::Metrics, objects::ObjectStore,
+    password::Passwords, rate_limit::RateLimiter, store::Store,
 };
 
 /// Time between two probes of Redis.
@@ -34,20 +34,27 @@ pub struct App {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) readiness: Readiness,
     pub(crate) in_flight: InFlight,
+    /// Forms with files in work.
+    pub(crate) uploads: InFlight,
+    objects: Option<ObjectStore>,
 }
 
 impl App {
     /// Makes everything and connects to nothing.
     ///
     /// # Errors
-    /// An operating system that gives no threads, or Redis URLs that are none.
+    /// An operating system that gives no threads or no root certificates, or Redis URLs that are none.
     pub fn new(config: Config) -> io::Result<Arc<Self>> {
         let config = Arc::new(config);
         let metrics = Arc::new(Metrics::new(&config.host));
         let store = Store::new(Arc::clone(&config), Arc::clone(&metrics))
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        let objects = config.object_store.clone();
+        let objects = objects.map(|objects| ObjectStore::new(objects, Arc::clone(&metrics)));
         Ok(Arc::new(Self {
             store,
+            objects: objects.transpose()?,
+            uploads: InFlight::new(config.max_uploads, metrics.uploads_in_flight.clone()),
             passwords: Passwords::start(config.password, Arc::clone(&metrics))?,
             rooms_rate: RateLimiter::new(config.rooms_rate),
             directory: Directory::new(),
@@ -58,8 +65,22 @@ impl App {
         }))
     }
 
+    /// The object store, if one is configured.
+    pub(crate) fn objects(&self) -> Result<&ObjectStore, FileError> {
+        self.objects.as_ref().ok_or(FileError::NoObjectStore)
+    }
+
+    /// Watches what this process depends on; runs until dropped.
+    pub async fn watch(&self) {
+        tokio::join!(self.watch_redis(), async {
+            if let Some(objects) = &self.objects {
+                objects.renew_credentials().await;
+            }
+        });
+    }
+
     /// Asks Redis every second whether it is there; runs until dropped.
-    pub async fn watch_redis(&self) {
+    async fn watch_redis(&self) {
         loop {
             let begun = Instant::now();
             match self.store.probe().await {

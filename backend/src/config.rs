@@ -24,6 +24,19 @@
 //! | `SLOTCAST_MAX_REQUESTS` | requests | 4096 | in work at once; above: 503 |
 //! | `SLOTCAST_KEEP_ALIVE_SECONDS` | s | 75 | longer than a load balancer's idle time (ELB: 60) |
 //! | `SLOTCAST_DRAIN_SECONDS` | s | 30 | from SIGTERM to the exit at the latest |
+//! | `SLOTCAST_S3_BUCKET` | text | unset | bucket of the files; unset: file calls are refused (501) |
+//! | `SLOTCAST_S3_REGION` | text | `us-east-1` | its region |
+//! | `SLOTCAST_S3_ENDPOINT` | URL | Amazon's for the region | any server that speaks S3 |
+//! | `SLOTCAST_S3_PUBLIC_ENDPOINT` | URL | the endpoint | where clients reach it, for presigned URLs |
+//! | `SLOTCAST_S3_PATH_STYLE` | true, false | false | bucket in the path instead of the host name |
+//! | `SLOTCAST_S3_ACCESS_KEY_ID` | text | unset | unset: the role of the EC2 instance (IMDSv2) |
+//! | `SLOTCAST_S3_SECRET_ACCESS_KEY` | text | unset | belongs to it; never printed |
+//! | `SLOTCAST_S3_SESSION_TOKEN` | text | unset | of temporary credentials; never printed |
+//! | `SLOTCAST_S3_METADATA_URL` | URL | `http://169.254.169.254` | the instance metadata service |
+//! | `SLOTCAST_UPLOAD_URL_SECONDS` | s | 300 | validity of URLs to upload to |
+//! | `SLOTCAST_DOWNLOAD_URL_SECONDS` | s | 300 | validity of URLs to download from |
+//! | `SLOTCAST_FILE_REDIRECTS` | true, false | true | lead browsers to the object store to download |
+//! | `SLOTCAST_MAX_UPLOADS` | forms | 64 | with files in work at once; above: 503 |
 //! | `SLOTCAST_ENVIRONMENT` | text | unset | `env` of `/api/health` |
 //! | `SLOTCAST_LOG` | filter | `info,redis=error` | tracing's; the client warns at every try |
 //! | `SLOTCAST_LOG_FORMAT` | text, json | text | |
@@ -32,9 +45,16 @@
 use std::{fmt, net::SocketAddr, num::NonZeroUsize, str::FromStr, thread, time::Duration};
 
 use axum::http::HeaderValue;
+use rusty_s3::{Bucket, UrlStyle};
 use slotcast_proto::{
     slot::Shards,
     token::{SECRET_BYTES_MIN, TokenKey},
+};
+use url::Url;
+
+use crate::objects::{
+    ObjectStoreConfig,
+    credentials::{CredentialSource, Credentials},
 };
 
 /// All that an operator decides, checked.
@@ -71,6 +91,10 @@ pub struct Config {
     pub keep_alive: Duration,
     /// From SIGTERM to the exit at the latest.
     pub drain: Duration,
+    /// Where files are; `None` refuses them.
+    pub object_store: Option<ObjectStoreConfig>,
+    /// Forms with files in work at once.
+    pub max_uploads: usize,
     /// `env` of the health answer.
     pub environment: Option<String>,
     /// Filter of the log.
@@ -200,6 +224,7 @@ impl Reader<'_> {
         let shards = self.shards();
         let allowed_origins = self.allowed_origins();
         let password = self.password();
+        let object_store = self.object_store();
         let config = Config {
             listen: self.parsed("SLOTCAST_LISTEN", SocketAddr::from(([0, 0, 0, 0], 5001))),
             admin_listen: self.parsed(
@@ -221,6 +246,8 @@ impl Reader<'_> {
             max_requests: self.count("SLOTCAST_MAX_REQUESTS", 4096, 1_000_000),
             keep_alive: self.seconds("SLOTCAST_KEEP_ALIVE_SECONDS", 75),
             drain: self.seconds("SLOTCAST_DRAIN_SECONDS", 30),
+            object_store,
+            max_uploads: self.count("SLOTCAST_MAX_UPLOADS", 64, 100_000),
             environment: self.text("SLOTCAST_ENVIRONMENT"),
             log: self.parsed("SLOTCAST_LOG", "info,redis=error".to_owned()),
             log_format: self.parsed("SLOTCAST_LOG_FORMAT", LogFormat::Text),
@@ -348,6 +375,97 @@ impl Reader<'_> {
         AllowedOrigins::List(allowed)
     }
 
+    fn object_store(&mut self) -> Option<ObjectStoreConfig> {
+        let path_style = self.parsed("SLOTCAST_S3_PATH_STYLE", false);
+        let region = self.parsed("SLOTCAST_S3_REGION", "us-east-1".to_owned());
+        let endpoint = self.url(
+            "SLOTCAST_S3_ENDPOINT",
+            &format!("https://s3.{region}.amazonaws.com"),
+        );
+        let public_endpoint = match &endpoint {
+            Some(endpoint) => self.url("SLOTCAST_S3_PUBLIC_ENDPOINT", endpoint.as_str()),
+            None => None,
+        };
+        let credentials = self.credentials();
+        let upload_url_ttl = self.url_seconds("SLOTCAST_UPLOAD_URL_SECONDS");
+        let download_url_ttl = self.url_seconds("SLOTCAST_DOWNLOAD_URL_SECONDS");
+        let redirects = self.parsed("SLOTCAST_FILE_REDIRECTS", true);
+        let name = self.text("SLOTCAST_S3_BUCKET")?;
+        self.printed.push(("SLOTCAST_S3_BUCKET", name.clone()));
+        let mut bucket = |endpoint: Option<Url>| {
+            let style = if path_style {
+                UrlStyle::Path
+            } else {
+                UrlStyle::VirtualHost
+            };
+            let bucket = Bucket::new(endpoint?, style, name.clone(), region.clone());
+            if bucket.is_err() {
+                self.refuse(
+                    "SLOTCAST_S3_BUCKET",
+                    "and the endpoint make no URL (path style?)",
+                );
+            }
+            bucket.ok()
+        };
+        Some(ObjectStoreConfig {
+            bucket: bucket(endpoint)?,
+            public_bucket: bucket(public_endpoint)?,
+            credentials: credentials?,
+            upload_url_ttl,
+            download_url_ttl,
+            redirects,
+        })
+    }
+
+    /// Keys of the object store, or where an instance gets them.
+    fn credentials(&mut self) -> Option<CredentialSource> {
+        const KEY: &str = "SLOTCAST_S3_ACCESS_KEY_ID";
+        const SECRET: &str = "SLOTCAST_S3_SECRET_ACCESS_KEY";
+        let metadata = self.url("SLOTCAST_S3_METADATA_URL", "http://169.254.169.254")?;
+        let token = self.text("SLOTCAST_S3_SESSION_TOKEN");
+        match (self.text(KEY), self.text(SECRET)) {
+            (Some(key), Some(secret)) => {
+                self.printed.push((KEY, key.clone()));
+                self.printed.push((SECRET, "***".to_owned()));
+                Some(CredentialSource::Fixed(Credentials {
+                    key,
+                    secret,
+                    token,
+                    expires_at: None,
+                }))
+            }
+            (None, None) => {
+                let url = metadata.as_str().trim_end_matches('/').to_owned();
+                Some(CredentialSource::InstanceProfile(url))
+            }
+            (Some(_), None) => {
+                self.refuse(SECRET, "is required beside SLOTCAST_S3_ACCESS_KEY_ID");
+                None
+            }
+            (None, Some(_)) => {
+                self.refuse(KEY, "is required beside SLOTCAST_S3_SECRET_ACCESS_KEY");
+                None
+            }
+        }
+    }
+
+    /// An HTTP or HTTPS URL.
+    fn url(&mut self, name: &'static str, default: &str) -> Option<Url> {
+        let text = self.text(name).unwrap_or_else(|| default.to_owned());
+        let url = Url::parse(&text).ok();
+        let url = url.filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+        if url.is_none() {
+            self.refuse(name, "is no http or https URL");
+        }
+        self.printed.push((name, mask_user_info(&text)));
+        url
+    }
+
+    /// The validity of a presigned URL; S3 allows seven days.
+    fn url_seconds(&mut self, name: &'static str) -> Duration {
+        Duration::from_secs(self.in_range(name, 300, 1, 604_800))
+    }
+
     fn password(&mut self) -> PasswordConfig {
         let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
         PasswordConfig {
@@ -468,8 +586,52 @@ mod tests {
     }
 
     #[test]
+    fn object_store_is_off_without_a_bucket_and_amazons_without_an_endpoint() {
+        assert!(read(&[]).unwrap().object_store.is_none());
+        let config = read(&[
+            ("SLOTCAST_S3_BUCKET", "files"),
+            ("SLOTCAST_S3_REGION", "ap-northeast-2"),
+        ]);
+        let store = config.unwrap().object_store.unwrap();
+        let url = "https://files.s3.ap-northeast-2.amazonaws.com/";
+        assert_eq!(store.bucket.base_url().as_str(), url);
+        assert_eq!(store.public_bucket, store.bucket);
+        assert!(matches!(
+            store.credentials,
+            CredentialSource::InstanceProfile(url) if url == "http://169.254.169.254"
+        ));
+    }
+
+    #[test]
+    fn object_store_settings_that_do_not_fit_are_named() {
+        let problems = |changes: &[(&str, &str)]| {
+            let bucket = [("SLOTCAST_S3_BUCKET", "files")];
+            let all: Vec<_> = bucket.iter().chain(changes).copied().collect();
+            let problems = read(&all).err().unwrap().into_iter();
+            problems.map(|problem| problem.variable).collect::<Vec<_>>()
+        };
+        let half = [("SLOTCAST_S3_ACCESS_KEY_ID", "key")];
+        assert_eq!(problems(&half), ["SLOTCAST_S3_SECRET_ACCESS_KEY"]);
+        let other_half = [("SLOTCAST_S3_SECRET_ACCESS_KEY", "secret")];
+        assert_eq!(problems(&other_half), ["SLOTCAST_S3_ACCESS_KEY_ID"]);
+        let no_url = [("SLOTCAST_S3_ENDPOINT", "s3.example")];
+        assert_eq!(problems(&no_url), ["SLOTCAST_S3_ENDPOINT"]);
+        let no_host_name = [("SLOTCAST_S3_ENDPOINT", "http://127.0.0.1:1")];
+        assert_eq!(problems(&no_host_name), ["SLOTCAST_S3_BUCKET"]);
+        let too_long = [("SLOTCAST_UPLOAD_URL_SECONDS", "604801")];
+        assert_eq!(problems(&too_long), ["SLOTCAST_UPLOAD_URL_SECONDS"]);
+    }
+
+    #[test]
     fn secrets_are_masked() {
-        let config = read(&[("SLOTCAST_REDIS_URLS", "redis://me:hidden@host:1/")]).unwrap();
+        let config = read(&[
+            ("SLOTCAST_REDIS_URLS", "redis://me:hidden@host:1/"),
+            ("SLOTCAST_S3_BUCKET", "files"),
+            ("SLOTCAST_S3_ACCESS_KEY_ID", "key"),
+            ("SLOTCAST_S3_SECRET_ACCESS_KEY", "hidden"),
+            ("SLOTCAST_S3_SESSION_TOKEN", "hidden"),
+        ])
+        .unwrap();
         let printed = format!("{:?}", config.printed());
         assert!(
             !printed.contains(SECRET) && !printed.contains("hidden"),

@@ -3,6 +3,8 @@
 //! Handlers return an [`ApiError`]; it travels as an extension of an empty response until the
 //! [`render`] layer, which knows the request's path, writes the body.
 
+mod file;
+
 use std::time::Duration;
 
 use axum::{
@@ -16,7 +18,8 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
-use crate::{password::PasswordError, store::StoreError};
+pub(crate) use self::file::FileError;
+use crate::{objects::ObjectError, password::PasswordError, store::StoreError};
 
 /// Why a request is refused.
 #[derive(Clone, Debug)]
@@ -66,6 +69,8 @@ pub(crate) enum ApiError {
     RoomPasswordMismatch,
     /// The caller is no participant of the room.
     NotAParticipant,
+    /// A file or an image is not taken or not given.
+    File(FileError),
     /// More requests are in work than the operator allows.
     Overloaded,
     /// Something of ours failed while doing what the client asked.
@@ -133,12 +138,17 @@ pub(crate) enum Action {
     ReadRoom,
     JoinRoom,
     ReadMessages,
+    UploadFile,
+    ReadFile,
+    DeleteFile,
+    UploadImage,
+    DeleteImage,
 }
 
 /// Whose fault a failure is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// Redis does not answer, or refuses: worth another try.
+    /// Redis or the object store does not answer, or refuses for now: worth another try.
     Unavailable,
     /// All hashing threads are busy and their queue is full: worth another try later.
     Busy,
@@ -157,6 +167,17 @@ impl StoreError {
         match self {
             Self::Unavailable => Fault::Unavailable,
             Self::Corrupt => Fault::Internal,
+        }
+    }
+}
+
+impl ObjectError {
+    /// Names what the client asked for.
+    pub(crate) const fn during(self, action: Action) -> ApiError {
+        match self {
+            Self::NotFound => ApiError::File(FileError::NotFound),
+            Self::Unavailable => ApiError::Failed(action, Fault::Unavailable),
+            Self::Changed | Self::Refused => ApiError::Failed(action, Fault::Internal),
         }
     }
 }
@@ -206,6 +227,9 @@ pub(crate) async fn render(request: Request, next: Next) -> Response {
     if let Some(seconds) = error.retry_after_seconds() {
         headers.insert(header::RETRY_AFTER, seconds.into());
     }
+    if let Some(size) = error.size_of_range() {
+        headers.insert(header::CONTENT_RANGE, size);
+    }
     rendered
 }
 
@@ -229,6 +253,7 @@ impl ApiError {
             Self::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+            Self::File(error) => error.status(),
             Self::Failed(_, fault) => fault.status(),
         }
     }
@@ -247,6 +272,7 @@ impl ApiError {
             Self::WrongMethod => Some("METHOD_NOT_ALLOWED"),
             Self::RateLimited { .. } => Some("TOO_MANY_REQUESTS"),
             Self::Overloaded | Self::Failed(_, Fault::Busy) => Some("OVERLOADED"),
+            Self::File(error) => error.code(),
             Self::Failed(_, Fault::Unavailable) => Some("SERVICE_UNAVAILABLE"),
             Self::Failed(_, Fault::Internal) => Some("INTERNAL_SERVER_ERROR"),
             Self::LoginFailed
@@ -290,6 +316,7 @@ impl ApiError {
             Self::Overloaded | Self::Failed(_, Fault::Busy) => {
                 "요청이 많아 처리할 수 없습니다. 잠시 후 다시 시도해주세요."
             }
+            Self::File(error) => error.message(),
             Self::Failed(action, _) => action.failure_message(),
         }
     }
@@ -297,6 +324,7 @@ impl ApiError {
     /// Whether the body names the request's path, as the reference does for some answers.
     const fn names_path(&self) -> bool {
         match self {
+            Self::File(error) => error.names_path(),
             Self::Unauthenticated(_)
             | Self::Invalid(Form::Resource, _)
             | Self::MalformedBody
@@ -347,6 +375,14 @@ impl ApiError {
             return Some(retry_after.as_secs().max(1));
         }
         (self.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(1)
+    }
+
+    /// The `Content-Range` header of a 416 (RFC 9110, section 14.4).
+    fn size_of_range(&self) -> Option<HeaderValue> {
+        let Self::File(FileError::RangeNotSatisfiable(size)) = self else {
+            return None;
+        };
+        HeaderValue::try_from(format!("bytes */{size}")).ok()
     }
 
     fn body(&self, path: &str) -> Value {
@@ -404,6 +440,7 @@ impl ApiError {
             | Self::RoomNotFound
             | Self::RoomPasswordMismatch
             | Self::NotAParticipant
+            | Self::File(_)
             | Self::Overloaded
             | Self::Failed(..) => {}
         }
@@ -455,6 +492,11 @@ impl Action {
             Self::ReadRoom => "채팅방 정보를 불러오는데 실패했습니다.",
             Self::JoinRoom => "채팅방 참여에 실패했습니다.",
             Self::ReadMessages => "메시지를 불러오는데 실패했습니다.",
+            Self::UploadFile => "파일 업로드 중 오류가 발생했습니다.",
+            Self::ReadFile => "파일 처리 중 오류가 발생했습니다.",
+            Self::DeleteFile => "파일 삭제 중 오류가 발생했습니다.",
+            Self::UploadImage => "이미지 업로드 중 오류가 발생했습니다.",
+            Self::DeleteImage => "프로필 이미지 삭제 중 오류가 발생했습니다.",
         }
     }
 }

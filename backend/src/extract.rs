@@ -14,7 +14,7 @@ use axum::{
 };
 use serde::de::DeserializeOwned;
 use slotcast_proto::{
-    id::{RoomId, SessionId, UserId},
+    id::{FileId, RoomId, SessionId, UserId},
     token::TokenError,
 };
 use tokio::time::timeout;
@@ -22,7 +22,8 @@ use tokio::time::timeout;
 use crate::{
     app::App,
     clock,
-    error::{Action, ApiError, Credential},
+    error::{Action, ApiError, Credential, FileError},
+    stored_name::StoredName,
 };
 
 /// The largest JSON body: a room name and a password are the longest things sent.
@@ -157,11 +158,46 @@ impl<S: Send + Sync> FromRequestParts<S> for RoomPath {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        let params = RawPathParams::from_request_parts(parts, state).await;
-        let params = params.map_err(|_| ApiError::RoomNotFound)?;
-        let id = params.iter().next().and_then(|(_, text)| text.parse().ok());
-        id.map(Self).ok_or(ApiError::RoomNotFound)
+        let text = path_parameter(parts, state).await;
+        let id = text.parse().map_err(|_| ApiError::RoomNotFound)?;
+        Ok(Self(id))
     }
+}
+
+/// A file id in the path; a malformed one names no file.
+pub(crate) struct FilePath(pub(crate) FileId);
+
+impl<S: Send + Sync> FromRequestParts<S> for FilePath {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let text = path_parameter(parts, state).await;
+        let id = text.parse().map_err(|_| FileError::NotFound)?;
+        Ok(Self(id))
+    }
+}
+
+/// The name of a stored file in the path.
+pub(crate) struct StoredNamePath(pub(crate) StoredName);
+
+impl<S: Send + Sync> FromRequestParts<S> for StoredNamePath {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let text = path_parameter(parts, state).await;
+        let name = text.parse().map_err(FileError::InvalidName)?;
+        Ok(Self(name))
+    }
+}
+
+/// The path's one parameter; empty when it is no text.
+async fn path_parameter<S: Send + Sync>(parts: &mut Parts, state: &S) -> String {
+    let params = RawPathParams::from_request_parts(parts, state).await;
+    let value = params.ok().and_then(|params| {
+        let (_, value) = params.iter().next()?;
+        Some(value.to_owned())
+    });
+    value.unwrap_or_default()
 }
 
 /// A JSON body. Unknown fields are ignored; a missing field is null.

@@ -84,7 +84,7 @@ async fn run(config: Config) -> io::Result<()> {
     let (stop, stopped) = watch::channel(false);
     let (stop_admin, admin_stopped) = watch::channel(false);
     let watcher = Arc::clone(&app);
-    let watcher = tokio::spawn(async move { watcher.watch_redis().await });
+    let watcher = tokio::spawn(async move { watcher.watch().await });
     let clients = tokio::spawn(server::serve(
         listener,
         router::router(Arc::clone(&app)),

@@ -11,6 +11,15 @@
 //! | `store_command_seconds` | `question` | time to ask Redis, with retries |
 //! | `store_retries_total` | `reason` | commands asked again |
 //! | `store_failures_total` | `question` | questions without an answer |
+//! | `file_uploads_total` | `purpose`, `way` | objects stored: by a form, or by a presigned URL |
+//! | `file_upload_bytes_total` | `purpose`, `way` | their bytes |
+//! | `file_uploads_in_flight` | | forms with files in work |
+//! | `file_deliveries_total` | `way` | streamed, redirected, or known to the client |
+//! | `file_delivery_bytes_total` | | bytes of streamed answers |
+//! | `object_store_request_seconds` | `call` | time to the object store's answer, with retries |
+//! | `object_store_failures_total` | `call` | requests that the object store did not carry out |
+//! | `object_store_credentials_expiry_seconds` | | when the credentials expire, seconds since 1970; 0: never |
+//! | `object_store_credentials_failures_total` | | renewals that failed |
 //!
 //! Every name has the labels `application` and `host`.
 
@@ -22,6 +31,8 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::{Registry, Unit},
 };
+
+use crate::media::Purpose;
 
 /// Buckets of all histograms: 0.5 ms to 10 s.
 const BUCKETS: [f64; 14] = [
@@ -42,6 +53,46 @@ pub struct Metrics {
     commands: Seconds<QuestionLabel>,
     retries: Family<ReasonLabel, Counter>,
     failures: Family<QuestionLabel, Counter>,
+    uploads: Family<UploadLabels, Counter>,
+    upload_bytes: Family<UploadLabels, Counter>,
+    pub(crate) uploads_in_flight: Gauge,
+    deliveries: Family<DeliveryLabel, Counter>,
+    delivery_bytes: Counter,
+    object_requests: Seconds<CallLabel>,
+    object_failures: Family<CallLabel, Counter>,
+    credentials_expiry: Gauge,
+    pub(crate) credential_failures: Counter,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct UploadLabels {
+    purpose: &'static str,
+    way: &'static str,
+}
+
+/// How a file came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    Form,
+    Presigned,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DeliveryLabel {
+    way: &'static str,
+}
+
+/// How a file went out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Delivery {
+    Stream,
+    Redirect,
+    NotModified,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CallLabel {
+    call: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -108,8 +159,18 @@ impl Metrics {
             commands: Family::new_with_constructor(histogram),
             retries: Family::default(),
             failures: Family::default(),
+            uploads: Family::default(),
+            upload_bytes: Family::default(),
+            uploads_in_flight: Gauge::default(),
+            deliveries: Family::default(),
+            delivery_bytes: Counter::default(),
+            object_requests: Family::new_with_constructor(histogram),
+            object_failures: Family::default(),
+            credentials_expiry: Gauge::default(),
+            credential_failures: Counter::default(),
         };
         metrics.register();
+        metrics.register_files();
         metrics
     }
 
@@ -170,6 +231,49 @@ impl Metrics {
         );
     }
 
+    fn register_files(&mut self) {
+        let all = &mut self.registry;
+        all.register("file_uploads", "Objects stored", self.uploads.clone());
+        all.register(
+            "file_upload_bytes",
+            "Bytes of the objects stored",
+            self.upload_bytes.clone(),
+        );
+        all.register(
+            "file_uploads_in_flight",
+            "Forms with files in work",
+            self.uploads_in_flight.clone(),
+        );
+        all.register("file_deliveries", "Files given", self.deliveries.clone());
+        all.register(
+            "file_delivery_bytes",
+            "Bytes of streamed answers",
+            self.delivery_bytes.clone(),
+        );
+        all.register_with_unit(
+            "object_store_request",
+            "Time to the object store's answer, with retries",
+            Unit::Seconds,
+            self.object_requests.clone(),
+        );
+        all.register(
+            "object_store_failures",
+            "Requests that the object store did not carry out",
+            self.object_failures.clone(),
+        );
+        all.register_with_unit(
+            "object_store_credentials_expiry",
+            "When the credentials expire; 0: never",
+            Unit::Seconds,
+            self.credentials_expiry.clone(),
+        );
+        all.register(
+            "object_store_credentials_failures",
+            "Renewals of credentials that failed",
+            self.credential_failures.clone(),
+        );
+    }
+
     /// All counters as Prometheus reads them.
     #[must_use]
     pub fn text(&self) -> String {
@@ -218,6 +322,49 @@ impl Metrics {
 
     pub(crate) fn retried(&self, reason: &'static str) {
         self.retries.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
+    pub(crate) fn uploaded(&self, purpose: Purpose, way: Way, bytes: u64) {
+        let labels = UploadLabels {
+            purpose: match purpose {
+                Purpose::Attachment => "attachment",
+                Purpose::ProfileImage => "profile_image",
+            },
+            way: match way {
+                Way::Form => "form",
+                Way::Presigned => "presigned",
+            },
+        };
+        self.uploads.get_or_create(&labels).inc();
+        self.upload_bytes.get_or_create(&labels).inc_by(bytes);
+    }
+
+    pub(crate) fn delivered(&self, delivery: Delivery, bytes: u64) {
+        let way = match delivery {
+            Delivery::Stream => "stream",
+            Delivery::Redirect => "redirect",
+            Delivery::NotModified => "not_modified",
+        };
+        self.deliveries.get_or_create(&DeliveryLabel { way }).inc();
+        self.delivery_bytes.inc_by(bytes);
+    }
+
+    pub(crate) fn object_store_asked(&self, call: &'static str, time: Duration) {
+        self.object_requests
+            .get_or_create(&CallLabel { call })
+            .observe(time.as_secs_f64());
+    }
+
+    pub(crate) fn object_store_failed(&self, call: &'static str) {
+        self.object_failures
+            .get_or_create(&CallLabel { call })
+            .inc();
+    }
+
+    pub(crate) fn credentials_renewed(&self, expires_at_ms: Option<u64>) {
+        let seconds = expires_at_ms.unwrap_or_default() / 1000;
+        self.credentials_expiry
+            .set(i64::try_from(seconds).unwrap_or(i64::MAX));
     }
 
     pub(crate) fn failed(&self, question: &'static str) {

@@ -22,7 +22,7 @@ use crate::{
     config::AllowedOrigins,
     error::{self, Action, ApiError, Fault},
     extract,
-    routes::{auth, docs, health, messages, rooms, users},
+    routes::{auth, docs, files, health, images, messages, rooms, users},
 };
 
 /// All that clients are answered.
@@ -54,6 +54,24 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/api/rooms/{roomId}", get(rooms::read))
         .route("/api/rooms/{roomId}/join", post(rooms::join))
         .route("/api/message/rooms/{roomId}/messages", get(messages::list))
+        .route("/api/files/upload", post(files::upload))
+        .route("/api/files/presign", post(files::presign))
+        .route("/api/files/{id}/complete", post(files::complete))
+        .route("/api/files/{id}", delete(files::remove))
+        .route("/api/files/view/{filename}", get(files::view))
+        .route("/api/files/download/{filename}", get(files::download))
+        .route(
+            "/api/users/profile-image",
+            post(images::upload).delete(images::remove),
+        )
+        .route("/api/users/profile-image/presign", post(images::presign))
+        .route(
+            "/api/users/profile-image/{id}/complete",
+            post(images::complete),
+        )
+        .route("/api/uploads/profiles/{filename}", get(images::view))
+        .route("/uploads/profiles/{filename}", get(images::view))
+        .route("/uploads/{filename}", get(images::view))
         .route("/api/v3/api-docs", get(docs::document))
         .route("/api/swagger-ui.html", get(docs::page))
         .route("/api/docs", get(docs::page))
@@ -168,7 +186,14 @@ fn cors(origins: &AllowedOrigins) -> CorsLayer {
             header::CACHE_CONTROL,
             header::PRAGMA,
         ])
-        .expose_headers([auth_token, session_id])
+        .expose_headers([
+            auth_token,
+            session_id,
+            header::CONTENT_DISPOSITION,
+            header::CONTENT_RANGE,
+            header::ETAG,
+            header::RETRY_AFTER,
+        ])
         .max_age(std::time::Duration::from_secs(3600))
 }
 

@@ -2,7 +2,9 @@
 
 pub(crate) mod auth;
 pub(crate) mod docs;
+pub(crate) mod files;
 pub(crate) mod health;
+pub(crate) mod images;
 pub(crate) mod messages;
 pub(crate) mod rooms;
 pub(crate) mod users;

@@ -1,16 +1,33 @@
 //! Listeners and HTTP/1 connections.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
-use axum::{Router, body::Body};
-use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
+use axum::{
+    Router,
+    body::{Body, Bytes, HttpBody},
+};
+use http_body_util::BodyExt;
+use hyper::{
+    Request,
+    body::{Frame, Incoming, SizeHint},
+    server::conn::http1,
+    service::service_fn,
+};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::{
     net::{TcpListener, TcpStream},
+    runtime::Handle,
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     task::JoinSet,
-    time::sleep,
+    time::{sleep, timeout},
 };
 use tower::ServiceExt;
 
@@ -24,6 +41,13 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// The largest request head: a token in a header and one in the URL.
 const HEAD_BYTES_MAX: usize = 32 * 1024;
+
+/// Read and write buffer of a connection; more bytes of a body are never held here.
+const BUFFER_BYTES: usize = 64 * 1024;
+
+/// How long a client whose request was answered early may go on sending it. Cut at once, many never
+/// read the answer (RFC 9112, section 9.6).
+const LINGER: Duration = Duration::from_secs(30);
 
 /// Binds a listener.
 ///
@@ -50,7 +74,8 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 pub struct Limits {
     /// Connections at once; more wait in the kernel's backlog.
     pub connections: usize,
-    /// How long a connection may be silent between requests and within a request's head.
+    /// How long a connection may be silent between requests and within a request's head, and how long
+    /// a client may take nothing of an answer.
     pub keep_alive: Duration,
 }
 
@@ -69,7 +94,7 @@ pub async fn serve(
         // stays in the backlog.
         tokio::select! {
             () = stopped(&mut stop) => break,
-            accepted = accept(&listener, &places) => match accepted {
+            accepted = accept(&listener, &places, limits.keep_alive) => match accepted {
                 Ok((stream, peer, place)) => {
                     metrics.connections.inc();
                     let router = router.clone();
@@ -96,11 +121,14 @@ pub async fn serve(
 async fn accept(
     listener: &TcpListener,
     places: &Arc<Semaphore>,
+    stall_max: Duration,
 ) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
     let place = Arc::clone(places).acquire_owned().await;
     let place = place.map_err(io::Error::other)?;
     let (stream, peer) = listener.accept().await?;
     stream.set_nodelay(true)?;
+    // A client that takes nothing of a file for so long gets no more.
+    SockRef::from(&stream).set_tcp_user_timeout(Some(stall_max))?;
     Ok((stream, peer, place))
 }
 
@@ -112,7 +140,7 @@ async fn serve_connection(
     mut stop: watch::Receiver<bool>,
 ) {
     let service = service_fn(move |request: Request<Incoming>| {
-        let mut request = request.map(Body::new);
+        let mut request = request.map(|body| Body::new(Lingering(Some(body))));
         request.extensions_mut().insert(Peer(peer));
         router.clone().oneshot(request)
     });
@@ -123,6 +151,7 @@ async fn serve_connection(
         .half_close(true)
         .header_read_timeout(keep_alive)
         .max_header_size(HEAD_BYTES_MAX)
+        .max_buf_size(BUFFER_BYTES)
         .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     let served = tokio::select! {
@@ -134,6 +163,44 @@ async fn serve_connection(
     };
     if let Err(error) = served {
         tracing::debug!(%peer, %error, "a connection ended early");
+    }
+}
+
+/// A request's body that is read to its end though nobody wants it.
+struct Lingering(Option<Incoming>);
+
+impl HttpBody for Lingering {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self.0.as_mut() {
+            Some(body) => Pin::new(body).poll_frame(cx),
+            None => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.as_ref().is_none_or(HttpBody::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.as_ref().map(HttpBody::size_hint).unwrap_or_default()
+    }
+}
+
+impl Drop for Lingering {
+    fn drop(&mut self) {
+        let rest = self.0.take().filter(|body| !body.is_end_stream());
+        if let (Some(mut rest), Ok(runtime)) = (rest, Handle::try_current()) {
+            // Ends with the connection, which owns the other end of the body, or by the time-out.
+            runtime.spawn(timeout(LINGER, async move {
+                while let Some(Ok(_)) = rest.frame().await {}
+            }));
+        }
     }
 }
 

@@ -6,6 +6,8 @@
 //! asked again with growing, jittered pauses until [`RETRY_BUDGET`] is spent: always when Redis
 //! refused to execute it, and after a lost answer only when repeating does no harm.
 
+mod files;
+
 use std::{
     collections::HashMap,
     sync::{
@@ -34,6 +36,7 @@ use slotcast_proto::{
 use thiserror::Error;
 use tokio::time::{sleep, timeout};
 
+pub(crate) use self::files::{FileRecord, PendingUpload};
 use crate::{
     config::Config,
     extract::Client,

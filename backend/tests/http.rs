@@ -151,7 +151,10 @@ async fn every_answer_carries_cors_and_security_headers() {
         for (name, value) in [
             ("access-control-allow-origin", "https://chat.example"),
             ("access-control-allow-credentials", "true"),
-            ("access-control-expose-headers", "x-auth-token,x-session-id"),
+            (
+                "access-control-expose-headers",
+                "x-auth-token,x-session-id,content-disposition,content-range,etag,retry-after",
+            ),
             (
                 "vary",
                 "origin, access-control-request-method, access-control-request-headers",

@@ -138,7 +138,6 @@ pub(crate) enum Reacted {
 
 /// A file that a message refers to.
 pub(crate) struct File {
-    pub(crate) owner: String,
     pub(crate) filename: String,
     pub(crate) original_name: String,
     pub(crate) mime_type: String,
@@ -530,42 +529,29 @@ impl Store {
 
     // ------------------------------------------------------------------------------------- files
 
-    pub(crate) async fn find_file(&self, file: FileId) -> Result<Option<File>, StoreError> {
-        use record::file::{FILENAME, MIME_TYPE, ORIGINAL_NAME, OWNER, SIZE};
-        let mut call = cmd("HMGET");
-        call.arg(key::file(file))
-            .arg(&[OWNER, FILENAME, ORIGINAL_NAME, MIME_TYPE, SIZE]);
-        let fields: [Option<String>; 5] =
-            convert::<Vec<_>>("HMGET", self.call(file.slot(), call).await?)?
-                .try_into()
-                .map_err(|_| StoreError::Unexpected("HMGET"))?;
-        let [
-            Some(owner),
-            Some(filename),
-            Some(original_name),
-            Some(mime_type),
-            Some(size),
-        ] = fields
-        else {
+    /// The metadata of a file that `user` has uploaded, from then on readable by the participants of
+    /// `room`; `None` when there is none.
+    pub(crate) async fn share_file(
+        &self,
+        file: FileId,
+        user: UserId,
+        room: RoomId,
+    ) -> Result<Option<File>, StoreError> {
+        let call = function(Function::ShareFile, &[key::file(file)])
+            .arg(user.to_string())
+            .arg(room.to_string())
+            .to_owned();
+        let answer = Answer::of("share_file", self.call(file.slot(), call).await?)?;
+        if answer.reason == "unknown" {
             return Ok(None);
-        };
-        let size = size.parse().map_err(|_| StoreError::Unexpected("HMGET"))?;
+        }
+        let (filename, original_name, mime_type, size) = answer.rest()?;
         Ok(Some(File {
-            owner,
             filename,
             original_name,
             mime_type,
             size,
         }))
-    }
-
-    /// Notes which room a file is shown in; its participants may read it.
-    pub(crate) async fn share_file(&self, file: FileId, room: RoomId) -> Result<(), StoreError> {
-        let mut call = cmd("HSET");
-        call.arg(key::file(file))
-            .arg(record::file::ROOM)
-            .arg(room.to_string());
-        self.call(file.slot(), call).await.map(drop)
     }
 
     // ---------------------------------------------------------------------------------- gateways

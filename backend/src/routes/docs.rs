@@ -14,7 +14,7 @@ use utoipa::{
     },
 };
 
-use super::{auth, health, messages, rooms, users};
+use super::{auth, files, health, images, messages, rooms, users};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -45,6 +45,19 @@ use super::{auth, health, messages, rooms, users};
         rooms::read,
         rooms::join,
         messages::list,
+        files::upload,
+        files::presign,
+        files::complete,
+        files::view,
+        files::download,
+        files::remove,
+        images::upload,
+        images::presign,
+        images::complete,
+        images::remove,
+        images::view,
+        images::view_beside_api,
+        images::view_without_folder,
         document,
         page,
         short_page,

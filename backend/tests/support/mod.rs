@@ -119,7 +119,7 @@ pub(crate) fn start_without_redis(changes: &[(&str, &str)]) -> TestApp {
     TestApp {
         router: router::router(Arc::clone(&app)),
         admin: admin::router(Arc::clone(&app)),
-        watcher: tokio::spawn(async move { watched.watch_redis().await }).abort_handle(),
+        watcher: tokio::spawn(async move { watched.watch().await }).abort_handle(),
         app,
     }
 }
@@ -182,12 +182,17 @@ impl TestApp {
 
     /// Serves clients on a port of the loopback until the sender is dropped or says so.
     pub(crate) fn listen(&self) -> (SocketAddr, watch::Sender<bool>) {
+        self.listen_for(Duration::from_secs(30))
+    }
+
+    /// The same, with a bound on the silence of clients.
+    pub(crate) fn listen_for(&self, keep_alive: Duration) -> (SocketAddr, watch::Sender<bool>) {
         let listener = server::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = watch::channel(false);
         let limits = Limits {
             connections: 100,
-            keep_alive: Duration::from_secs(30),
+            keep_alive,
         };
         tokio::spawn(server::serve(
             listener,
@@ -223,13 +228,18 @@ impl Call<'_> {
     }
 
     pub(crate) async fn send(self) -> Answer {
+        let router = self.router;
+        send(router, self.into_request()).await
+    }
+
+    pub(crate) fn into_request(self) -> Request<Body> {
         let mut request = Request::builder()
             .method(self.method)
             .uri(self.uri)
             .body(Body::from(self.body))
             .unwrap();
         *request.headers_mut() = self.headers;
-        send(self.router, request).await
+        request
     }
 }
 

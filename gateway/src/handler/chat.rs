@@ -180,10 +180,8 @@ async fn attachment(
                 .and_then(|file| file.id.as_deref());
             let id = id.filter(|id| !id.is_empty()).ok_or(Refusal::NoFile)?;
             let file_id = id.parse().map_err(|_| Refusal::UnknownFile)?;
-            let file = app.store.find_file(file_id).await?;
-            let file = file.filter(|file| file.owner == session.user.id.to_string());
+            let file = app.store.share_file(file_id, session.user.id, room).await?;
             let file = file.ok_or(Refusal::UnknownFile)?;
-            app.store.share_file(file_id, room).await?;
             Ok(Cow::Owned(file_members(id, &file)))
         }
         other => Err(Refusal::UnsupportedType(other.to_owned())),

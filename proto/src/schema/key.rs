@@ -15,6 +15,8 @@
 //! | `{tag}:session:<user>` | hash | the user's one session |
 //! | `{tag}:connections:<user>` | hash | pid -> the rooms that a connection had |
 //! | `{tag}:file:<file>` | hash | a file's metadata |
+//! | `{tag}:upload:<file>` | string | what a presigned upload was promised to be, JSON; expires |
+//! | `{tag}:uploaded:<file>` | string | ETag of the object that completes it; expires |
 //! | `email:<e-mail>` | string | the user who registered it |
 //! | `{rooms}:by-creation` | sorted set | every room by its creation time in ms |
 //! | `{gateways}:leases`, `{gateways}:reaping` | sorted set | gateway -> end of lease or claim, in ms |
@@ -74,10 +76,23 @@ user_keys! {
     connections = "connections";
 }
 
-/// The metadata of a file, see [`super::record::file`].
-#[must_use]
-pub fn file(file: FileId) -> String {
-    format!("{{{}}}:file:{}", file.slot().tag(), file)
+macro_rules! file_keys {
+    ($($(#[$doc:meta])* $name:ident = $kind:literal;)+) => {$(
+        $(#[$doc])*
+        #[must_use]
+        pub fn $name(file: FileId) -> String {
+            format!(concat!("{{{}}}:", $kind, ":{}"), file.slot().tag(), file)
+        }
+    )+};
+}
+
+file_keys! {
+    /// The metadata of a file, see [`super::record::file`].
+    file = "file";
+    /// A presigned upload that is not completed yet.
+    upload = "upload";
+    /// Which object completes a presigned upload.
+    uploaded = "uploaded";
 }
 
 /// The user who registered an e-mail address (lower case).

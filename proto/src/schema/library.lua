@@ -15,6 +15,8 @@ local REPEAT_WINDOW_MS = 120000
 local RECENT_KEYS_MAX = 100000
 -- Runs of read messages remembered for one member; the oldest run is forgotten first.
 local READ_RUNS_MAX = 64
+-- Rooms that a file may be shown in; the first ones are forgotten.
+local FILE_ROOMS_MAX = 32
 local RECENT_WINDOW_MS = 600000
 
 -- Start of this library on this node in milliseconds, renewed whenever an entry id would not rise.
@@ -573,6 +575,24 @@ local function hold_connection(keys, args)
   return {'ok'}
 end
 
+-- ---------------------------------------------------------------------------- file functions
+
+-- KEYS file | ARGV user room
+-- -> {'ok', filename, original name, media type, size} {'unknown'}
+local function share_file(keys, args)
+  local user, room = args[1], args[2]
+  local file = redis.call('HMGET', keys[1], 'owner', 'rooms', 'filename', 'originalname', 'mimetype', 'size')
+  if file[1] ~= user then return {'unknown'} end
+  local rooms = {}
+  for other in string.gmatch(file[2] or '', '%x+') do
+    if other ~= room then rooms[#rooms + 1] = other end
+  end
+  rooms[#rooms + 1] = room
+  if #rooms > FILE_ROOMS_MAX then table.remove(rooms, 1) end
+  redis.call('HSET', keys[1], 'rooms', table.concat(rooms, ' '))
+  return {'ok', file[3], file[4], file[5], file[6]}
+end
+
 -- ------------------------------------------------------------------------- gateway functions
 
 -- KEYS leases reaping | ARGV gateway ttl_ms 1 if the gateway has held a lease|0
@@ -613,6 +633,7 @@ redis.register_function('update_member_' .. VERSION, update_member)
 redis.register_function('history_' .. VERSION, history)
 redis.register_function('mark_read_' .. VERSION, mark_read)
 redis.register_function('react_' .. VERSION, react)
+redis.register_function('share_file_' .. VERSION, share_file)
 redis.register_function('replace_session_' .. VERSION, replace_session)
 redis.register_function('end_session_' .. VERSION, end_session)
 redis.register_function('touch_session_' .. VERSION, touch_session)

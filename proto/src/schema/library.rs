@@ -88,6 +88,8 @@ functions! {
     React = "react";
     /// Describes a room for the REST tier; read only, replicas answer it (`FCALL_RO`).
     DescribeRoom = "describe_room";
+    /// Hands out a file's metadata to its uploader and notes a room that shows it.
+    ShareFile = "share_file";
     /// Replaces the user's session.
     ReplaceSession = "replace_session";
     /// Ends the user's session, if it is the one named.

@@ -52,8 +52,9 @@ pub mod file {
     pub const MIME_TYPE: &str = "mimetype";
     /// Size in bytes.
     pub const SIZE: &str = "size";
-    /// Room id of the message that refers to the file; absent before one does.
-    pub const ROOM: &str = "room";
+    /// Ids of the rooms with a message that refers to the file, separated by spaces, the newest last;
+    /// absent before one does.
+    pub const ROOMS: &str = "rooms";
 }
 
 /// How a stored message object ends: without reactions and readers, which live beside the log.
