@@ -99,11 +99,15 @@ impl FileForm {
 }
 
 impl FilePart {
-    /// The next bytes of the file; `None` at its end.
+    /// The next bytes of the file, never none; `None` at its end.
     pub(crate) async fn chunk(&mut self) -> Result<Option<Bytes>, ApiError> {
-        let chunk = in_time(self.field.chunk()).await?;
-        self.unparsed.store(0, Ordering::Relaxed);
-        Ok(chunk)
+        loop {
+            let chunk = in_time(self.field.chunk()).await?;
+            self.unparsed.store(0, Ordering::Relaxed);
+            if chunk.as_ref().is_none_or(|bytes| !bytes.is_empty()) {
+                return Ok(chunk);
+            }
+        }
     }
 
     async fn skip(&mut self) -> Result<(), ApiError> {
@@ -231,6 +235,20 @@ mod tests {
             let (name, declared_type, bytes) = read(form, chunk_bytes).await.unwrap();
             assert_eq!((&*name, &*declared_type), ("사진 1.jpg", "image/jpeg"));
             assert_eq!(bytes, b"\r\n-\r\n--A");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_empty_file_has_no_bytes_to_give() {
+        let form = "--B\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a\"\r\n\r\n\r\n--B--\r\n";
+        for chunk_bytes in [1, 60, 4096] {
+            let body = form.as_bytes().chunks(chunk_bytes);
+            let body = body.map(|bytes| Ok::<_, std::io::Error>(Bytes::copy_from_slice(bytes)));
+            let body = Body::from_stream(stream::iter(body.collect::<Vec<_>>()));
+            let mut form =
+                FileForm::open(request(CONTENT_TYPE, Some(form.len()), body), 1000).unwrap();
+            let mut part = form.file("file").await.unwrap().unwrap();
+            assert!(part.chunk().await.unwrap().is_none(), "{chunk_bytes}");
         }
     }
 
