@@ -204,9 +204,7 @@ impl Candidate {
 
     /// Checks a size that is known beforehand.
     pub(crate) const fn check_size(&self, bytes: u64) -> Result<(), Refusal> {
-        if bytes == 0 {
-            Err(Refusal::Empty(self.purpose))
-        } else if bytes > self.bytes_max() {
+        if bytes > self.bytes_max() {
             Err(self.too_large())
         } else {
             Ok(())
@@ -283,10 +281,6 @@ mod tests {
                 panic!("{name}");
             };
             assert!(text.contains(&format!("{mib}MB")), "{text}");
-            assert_eq!(
-                candidate.check_size(0),
-                Err(Refusal::Empty(Purpose::Attachment))
-            );
         }
     }
 

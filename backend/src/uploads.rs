@@ -239,6 +239,9 @@ pub(crate) async fn presign(
     wish: &Wish<'_>,
 ) -> Result<(Stored, Presigned), ApiError> {
     let objects = app.objects()?;
+    if wish.size == 0 {
+        return Err(Refusal::Empty(purpose).into());
+    }
     let file = Candidate::check(purpose, wish.original_name, wish.declared_type)?;
     file.check_size(wish.size)?;
     let name = new_name(owner, &file);
