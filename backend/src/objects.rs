@@ -432,10 +432,16 @@ impl ObjectStore {
     fn note<T>(&self, call: Call<'_>, started: Instant, answer: &Result<T, ObjectError>) {
         self.metrics
             .object_store_asked(call.name, started.elapsed());
-        if let Err(error @ (ObjectError::Unavailable | ObjectError::Refused)) = answer {
-            self.metrics.object_store_failed(call.name);
-            tracing::warn!(call = call.name, %error, "the object store failed");
+        match answer {
+            Ok(_) | Err(ObjectError::NotFound | ObjectError::Changed) => return,
+            Err(error @ ObjectError::Unavailable) => {
+                tracing::warn!(call = call.name, %error, "the object store failed");
+            }
+            Err(error @ ObjectError::Refused) => {
+                tracing::error!(call = call.name, %error, "the object store failed");
+            }
         }
+        self.metrics.object_store_failed(call.name);
     }
 
     async fn send(
