@@ -108,12 +108,6 @@ class ObjectStore extends Program {
       if (!token) return keys.sort();
     }
   }
-
-  /** Keys of the multipart uploads that are neither completed nor aborted. */
-  async openUploads() {
-    const { Uploads = [] } = await this.ask(ListMultipartUploadsCommand);
-    return Uploads.map((upload) => upload.Key);
-  }
 }
 
 /** The program that `./run` starts. */
@@ -130,6 +124,12 @@ class Embedded extends ObjectStore {
       SLOTCAST_S3_ACCESS_KEY_ID: ACCESS_KEY_ID,
       SLOTCAST_S3_SECRET_ACCESS_KEY: SECRET_ACCESS_KEY,
     });
+  }
+
+  /** Files of what was begun and neither completed nor aborted; S3's call to list that it does not know. */
+  async openUploads() {
+    const names = fs.readdirSync(this.data).filter((name) => /\.upload(_id)?-/.test(name));
+    return [...names, ...fs.readdirSync(path.join(this.data, '.drafts'))];
   }
 }
 
@@ -180,6 +180,12 @@ class SeaweedFs extends ObjectStore {
       'volume.port.grpc': port + 7,
       'volume.max': 64,
     }).map(([name, value]) => `-${name}=${value}`);
+  }
+
+  /** Keys of the multipart uploads that are neither completed nor aborted. */
+  async openUploads() {
+    const { Uploads = [] } = await this.ask(ListMultipartUploadsCommand);
+    return Uploads.map((upload) => upload.Key);
   }
 
   identities() {
