@@ -159,6 +159,9 @@ async function leavesNothing({ store }, body) {
   });
 }
 
+/** What a part of the stack counts. */
+const metrics = async (part) => (await request('GET', `${part.adminUrl}/metrics`)).text;
+
 const sameBytes = (answer, bytes) => assert.equal(sha256(answer.bytes), sha256(bytes));
 const navigate = { 'sec-fetch-mode': 'navigate' };
 
@@ -172,8 +175,8 @@ function uploads(suite) {
     const user = await rest.user();
     const { success, message, file: got, ...more } = await rest.must(200, upload(rest, user, file));
     assert.deepEqual([success, message, more], [true, '파일 업로드 성공', {}]);
-    const { _id, filename, uploadDate, ...rest_ } = got;
-    assert.deepEqual(rest_, { originalname: file.name, mimetype: file.type, size: file.bytes.length });
+    const { _id, filename, uploadDate, ...told } = got;
+    assert.deepEqual(told, { originalname: file.name, mimetype: file.type, size: file.bytes.length });
     assert.match(_id, ID);
     assert.match(filename, STORED_NAME);
     assert.match(uploadDate, ISO);
@@ -1120,10 +1123,7 @@ function everyAnswer(suite) {
   });
 
   test('both tiers count files', async () => {
-    const metric = async (part, pattern) => {
-      const { text } = await request('GET', `${part.adminUrl}/metrics`);
-      return Number(pattern.exec(text)?.[1] ?? 0);
-    };
+    const metric = async (part, pattern) => Number(pattern.exec(await metrics(part))?.[1] ?? 0);
     const [backend] = stack.backends;
     const [gateway] = stack.gateways;
     const sent = /^socketio_messages_total\{(?=.*success)(?=.*file).*\} (\d+)$/m;
@@ -1137,8 +1137,10 @@ function everyAnswer(suite) {
   });
 }
 
+const IN_WORK = /^file_uploads_in_flight\{.*\} 1$/m;
+
 function failures(suite) {
-  const { test, rest, store } = suite;
+  const { test, rest, stack, store } = suite;
 
   test('while the store is away file calls say so, and work again when it is back', async () => {
     const { alice, bob, file, bytes } = await shown(suite);
@@ -1146,13 +1148,22 @@ function failures(suite) {
     const sent = photo();
     const { file: begun, upload: target } = await presigned(rest, alice, sent);
     await put(target, sent.bytes);
+    const half = form([{ field: 'file', ...photo(randomBytes(4 * MIB)) }]);
+    const raw = await beginUpload(rest, alice, half, 2 * MIB);
+    await eventually('an upload in work', async () => IN_WORK.test(await metrics(stack.backends[0])));
     await store.signal('SIGKILL');
+    await raw.headersDone();
+    assert.equal(raw.status, 503, 'the upload in work');
+    raw.destroy();
+    const headers = { origin: ORIGIN };
+    const away = await view(rest, bob, file, { headers });
+    assert.equal(away.headers['access-control-allow-origin'], ORIGIN);
     for (const answer of [
+      away,
       await upload(rest, alice, photo()),
       await upload(rest, alice, photo(randomBytes(4 * MIB))),
       await uploadImage(rest, alice, photo()),
       await complete(rest, alice, begun._id),
-      await view(rest, bob, file),
       await download(rest, bob, file),
       await rest.get(imageUrl),
       await rest.call('DELETE', `/api/files/${file._id}`, { user: alice }),
