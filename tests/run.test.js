@@ -35,12 +35,12 @@ afterEach(async () => {
 
 /** A running `./run` in a process group of its own, as a terminal would give it. */
 class Run {
-  constructor(...options) {
+  constructor(options = [], env = {}) {
     const profile = process.env.SLOTCAST_PROFILE ?? 'debug';
     this.process = spawn('./run', ['--port-base', String(base), ...options], {
       cwd: ROOT,
       detached: true,
-      env: { ...process.env, SLOTCAST_PROFILE: profile },
+      env: { ...process.env, SLOTCAST_PROFILE: profile, ...env },
       stdio: ['ignore', 'pipe', 'pipe'],
     });
     this.output = '';
@@ -94,12 +94,24 @@ const noneLeft = async () => {
   assert.deepEqual(leftovers(), []);
 };
 
+/** Uploads a profile image past the backend; answers where it is. */
+async function uploadImage(owner) {
+  const image = { originalname: 'me.png', mimetype: 'image/png', size: 3 };
+  const { image: promised, upload } = (await rest.post('/api/users/profile-image/presign', image, { user: owner })).json;
+  const answer = await fetch(upload.url, { method: upload.method, headers: upload.headers, body: 'png' });
+  assert.equal(answer.status, 200);
+  const completed = await rest.post(`/api/users/profile-image/${promised._id}/complete`, {}, { user: owner });
+  return completed.json.imageUrl;
+}
+
+const SMALL = ['--masters', '4', '--replicas', '0', '--gateways', '1'];
 let user;
+let image;
 
 test('it starts everything, says where, and Ctrl-C stops everything', { timeout: 2 * LONG }, async () => {
   const run = new Run();
   await run.prints('Ctrl-C stops everything');
-  for (const port of [base + 1, base + 2, base + 3]) assert.ok(run.output.includes(`http://127.0.0.1:${port}`), run.output);
+  for (const port of [base + 1, base + 2, base + 3, base + 90]) assert.ok(run.output.includes(`http://127.0.0.1:${port}`), run.output);
   assert.equal((await rest.get('/api/health')).json.status, 'ok');
   for (const admin of [base + 60, base + 70, base + 71]) {
     assert.equal((await request('GET', `http://127.0.0.1:${admin}/ready`)).status, 200);
@@ -115,10 +127,12 @@ test('it starts everything, says where, and Ctrl-C stops everything', { timeout:
   await b.hears('over two gateways');
   a.emit('chatMessage', { room, type: 'text', content: 'lbl276sz' });
   assert.equal((await a.take('error')).code, 'MESSAGE_REJECTED');
-  assert.ok(leftovers().length >= 9, 'the search for leftovers sees what runs');
-  const secret = path.join(folder, 'jwt-secret');
-  assert.equal(fs.statSync(secret).mode & 0o777, 0o600);
-  assert.ok(!run.output.includes(fs.readFileSync(secret, 'utf8')));
+  image = await uploadImage(user);
+  assert.ok(leftovers().length >= 10, 'the search for leftovers sees what runs');
+  for (const secret of ['jwt-secret', 's3-secret'].map((name) => path.join(folder, name))) {
+    assert.equal(fs.statSync(secret).mode & 0o777, 0o600);
+    assert.ok(!run.output.includes(fs.readFileSync(secret, 'utf8')));
+  }
   closeChatters();
   run.signal('SIGINT');
   const { code } = await run.ended();
@@ -127,10 +141,11 @@ test('it starts everything, says where, and Ctrl-C stops everything', { timeout:
 });
 
 test('a second start finds the data of the first', { timeout: 2 * LONG }, async () => {
-  const run = new Run('--gateways', '1');
+  const run = new Run(['--gateways', '1']);
   await run.prints('Ctrl-C stops everything');
   const { json } = await rest.get('/api/rooms', { user: await rest.login(user) });
   assert.equal(json.metadata.total, 1);
+  assert.equal((await rest.get(image)).text, 'png');
   run.signal('SIGTERM');
   assert.equal((await run.ended()).code, 143, run.output);
   await noneLeft();
@@ -164,7 +179,7 @@ test('an interruption at any moment of the start leaves nothing', { timeout: 2 *
 });
 
 test('a busy port is named before anything starts', { timeout: LONG }, async () => {
-  for (const port of [base + 1, base + 3, base + 71, base + 102]) {
+  for (const port of [base + 1, base + 3, base + 71, base + 90, base + 102]) {
     const server = net.createServer();
     await new Promise((resolve) => server.listen(port, '127.0.0.1', resolve));
     const run = new Run();
@@ -176,14 +191,34 @@ test('a busy port is named before anything starts', { timeout: LONG }, async () 
 });
 
 test('data of another shape is kept until --fresh forgets it', { timeout: 2 * LONG }, async () => {
-  const other = new Run('--masters', '4');
+  const other = new Run(['--masters', '4']);
   assert.equal((await other.ended()).code, 1);
   assert.match(other.output, /holds a cluster of another shape/);
   assert.match(other.output, /--fresh/);
-  const run = new Run('--fresh', '--masters', '4', '--replicas', '0', '--gateways', '1');
+  const run = new Run(['--fresh', ...SMALL]);
   await run.prints('Ctrl-C stops everything');
   const { email, password } = user;
   assert.equal((await rest.post('/api/auth/login', { email, password })).status, 401);
+  assert.equal((await rest.get(image)).status, 404);
+  run.signal('SIGINT');
+  await run.ended();
+  await noneLeft();
+});
+
+test('a bucket of the caller is used instead of a local one', { timeout: 2 * LONG }, async () => {
+  const run = new Run(SMALL, {
+    SLOTCAST_S3_BUCKET: 'elsewhere',
+    SLOTCAST_S3_ENDPOINT: 'http://127.0.0.1:1',
+    SLOTCAST_S3_PATH_STYLE: 'true',
+    SLOTCAST_S3_ACCESS_KEY_ID: 'id',
+    SLOTCAST_S3_SECRET_ACCESS_KEY: 'secret',
+  });
+  await run.prints('Ctrl-C stops everything');
+  assert.match(run.output, /http:\/\/127\.0\.0\.1:1, bucket elsewhere/);
+  assert.ok(!leftovers().some((line) => line.includes('object-store')));
+  const file = { originalname: 'a.png', mimetype: 'image/png', size: 3 };
+  const { json } = await rest.post('/api/files/presign', file, { user: await rest.user() });
+  assert.ok(json.upload.url.startsWith('http://127.0.0.1:1/elsewhere/'), json.upload.url);
   run.signal('SIGINT');
   await run.ended();
   await noneLeft();
@@ -196,11 +231,11 @@ test('wrong options are named and --help explains', { timeout: LONG }, async () 
     [['--replicas'], /--replicas needs a value/],
     [['--fast'], /unknown option '--fast'/],
   ]) {
-    const run = new Run(...options);
+    const run = new Run(options);
     assert.equal((await run.ended()).code, 64);
     assert.match(run.output, said);
   }
-  const help = new Run('--help');
+  const help = new Run(['--help']);
   assert.equal((await help.ended()).code, 0);
   for (const option of ['--gateways', '--backends', '--masters', '--replicas', '--port-base', '--fresh']) {
     assert.ok(help.output.includes(option));
