@@ -1,6 +1,6 @@
 //! Memory of one gateway at rest: how many bytes of user space a connection costs, step by step.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
@@ -8,7 +8,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
 use tokio::{task::JoinSet, time::sleep};
 
-use crate::{report::Report, seed::Seeder, socket::Socket};
+use crate::{process::resident_kib, report::Report, seed::Seeder, socket::Socket};
 
 /// Options of `bench idle`.
 #[derive(Args)]
@@ -127,17 +127,4 @@ pub(crate) async fn run(options: Options) -> Result<()> {
         Some(path) => report.write(path),
         None => Ok(()),
     }
-}
-
-/// Anonymous resident memory of a process, in KiB (proc(5), `RssAnon`).
-fn resident_kib(pid: u32) -> Result<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))
-        .with_context(|| format!("no process {pid}"))?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("RssAnon:"));
-    let kib = line
-        .and_then(|line| line.split_whitespace().next())
-        .context("no RssAnon")?;
-    Ok(kib.parse()?)
 }

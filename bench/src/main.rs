@@ -1,9 +1,11 @@
 //! Plays the users and counts. Speaks only what `proto` says; links neither server.
 
 mod idle;
+mod process;
 mod report;
 mod seed;
 mod socket;
+mod uploads;
 
 use clap::{Parser, Subcommand};
 
@@ -19,6 +21,8 @@ struct Options {
 enum Command {
     /// Memory of one gateway that holds connections which joined a room and are idle.
     Idle(idle::Options),
+    /// Memory of one backend through which forms with files stream.
+    Uploads(uploads::Options),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -29,5 +33,6 @@ fn main() -> anyhow::Result<()> {
         .build()?;
     match options.command {
         Command::Idle(options) => runtime.block_on(idle::run(options)),
+        Command::Uploads(options) => runtime.block_on(uploads::run(options)),
     }
 }
