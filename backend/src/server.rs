@@ -43,7 +43,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const HEAD_BYTES_MAX: usize = 32 * 1024;
 
 /// Read and write buffer of a connection; more bytes of a body are never held here.
-const BUFFER_BYTES: usize = 64 * 1024;
+const BUFFER_BYTES: usize = 32 * 1024;
+
+const _: () = assert!(HEAD_BYTES_MAX <= BUFFER_BYTES);
 
 /// How long a client whose request was answered early may go on sending it. Cut at once, many never
 /// read the answer (RFC 9112, section 9.6).

@@ -21,7 +21,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
 const IDLE_CONNECTIONS_MAX: usize = 32;
 
 /// Read and write buffer of a connection: what one upload or download holds of a file.
-pub(crate) const BUFFER_BYTES: usize = 64 * 1024;
+pub(crate) const BUFFER_BYTES: usize = 32 * 1024;
 
 /// Texts of the store and the metadata service are a few hundred bytes.
 const TEXT_BYTES_MAX: usize = 64 * 1024;
