@@ -32,13 +32,18 @@ pub(crate) struct UserView {
 
 impl UserView {
     pub(crate) fn of(user: &User) -> Self {
-        let id = user.id.to_string();
+        let profile_image = user.profile_image.as_deref().unwrap_or_default();
+        Self::new(user.id, &user.name, &user.email, profile_image)
+    }
+
+    pub(crate) fn new(id: UserId, name: &str, email: &str, profile_image: &str) -> Self {
+        let id = id.to_string();
         Self {
             object_id: id.clone(),
             id,
-            name: user.name.clone(),
-            email: user.email.clone(),
-            profile_image: user.profile_image.clone().unwrap_or_default(),
+            name: name.to_owned(),
+            email: email.to_owned(),
+            profile_image: profile_image.to_owned(),
         }
     }
 

@@ -333,7 +333,9 @@ async fn document_names_every_route_and_every_route_answers() {
     let documented = documented_routes(&document);
     assert_eq!(documented, written_routes(include_str!("../src/router.rs")));
     for (path, method) in &documented {
-        let uri = path.replace("{roomId}", "000100000000000000000000");
+        let uri = path
+            .replace("{roomId}", "000100000000000000000000")
+            .replace("{filename}", "1795332990123_0001000000000000.jpg");
         let method: Method = method.to_uppercase().parse().unwrap();
         let answer = app.call(method, &uri).send().await;
         assert!(

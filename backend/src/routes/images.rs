@@ -17,14 +17,12 @@ use crate::{
     error::{Action, ApiError, FileError},
     extract::{Authenticated, FilePath, Json, StoredNamePath},
     media::{Media, Purpose},
-    store::User,
     uploads::{self, Stored},
 };
 
 use super::{
     Done,
     files::{FileView, PresignForm, PresignedUpload},
-    users::account,
 };
 
 /// Where the image is: a path of this tier, without token.
@@ -65,7 +63,8 @@ pub(crate) async fn upload(
 ) -> Result<JsonBody<ImageUploaded>, ApiError> {
     let stored = uploads::from_form(&app, caller.user, Purpose::ProfileImage, request).await?;
     let shown = show(&app, &caller, &stored).await;
-    if shown.is_err() {
+    // Whether the account has it is not known after any other failure.
+    if matches!(shown, Err(ApiError::UserNotFound)) {
         uploads::discard(&app, Purpose::ProfileImage, &stored.name).await;
     }
     shown
@@ -147,15 +146,11 @@ async fn replace(
     image: &str,
     action: Action,
 ) -> Result<(), ApiError> {
-    let before = account(app, caller, action).await?;
-    let user = User {
-        profile_image: Some(image.to_owned()),
-        ..before.clone()
-    };
-    let stored = app.store.set_profile_image(&user).await;
-    stored.map_err(|error| error.during(action))?;
-    let old = before.profile_image.filter(|old| old != image);
-    let old = old.and_then(|old| old.strip_prefix(PATH)?.parse().ok());
+    let before = app.store.set_profile_image(caller.user, image).await;
+    let before = before.map_err(|error| error.during(action))?;
+    let before = before.ok_or(ApiError::UserNotFound)?;
+    let old = before.strip_prefix(PATH).filter(|_| before != image);
+    let old = old.and_then(|old| old.parse().ok());
     if let Some(old) = old {
         uploads::discard(app, Purpose::ProfileImage, &old).await;
     }
@@ -172,10 +167,12 @@ async fn replace(
     ))]
 pub(crate) async fn view(
     State(app): State<Arc<App>>,
-    StoredNamePath(name): StoredNamePath,
+    name: Result<StoredNamePath, ApiError>,
     method: Method,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
+    // Older clients ask for images of older names.
+    let StoredNamePath(name) = name.map_err(|_| FileError::NotFound)?;
     let media = Media::of_image_ending(name.ending()).ok_or(FileError::NotFound)?;
     let content = Content {
         key: Purpose::ProfileImage.key(&name),

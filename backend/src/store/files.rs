@@ -4,11 +4,11 @@ use redis::cmd;
 use serde::{Deserialize, Serialize};
 use slotcast_proto::{
     id::{FileId, RoomId, UserId},
-    schema::{bus, key, key::Channel, record},
+    schema::{bus, key, key::Channel, library::Function, record},
 };
 use std::{collections::HashMap, time::Duration};
 
-use super::{Manner, Store, StoreError, User, Value};
+use super::{Manner, Store, StoreError, Value, fcall};
 use crate::view::UserView;
 
 /// A file's metadata.
@@ -157,18 +157,24 @@ impl Store {
         Ok(earlier.unwrap_or_else(|| etag.to_owned()))
     }
 
-    /// Replaces a user's profile image (empty for none) and tells the gateways.
-    pub(crate) async fn set_profile_image(&self, user: &User) -> Result<(), StoreError> {
-        let mut command = cmd("HSET");
-        command
-            .arg(key::user(user.id))
-            .arg(record::user::PROFILE_IMAGE)
-            .arg(user.profile_image.as_deref().unwrap_or_default());
-        let _: Value = self
+    /// Replaces a user's profile image (empty for none) and tells the gateways; the image before,
+    /// or `None` when the account is gone.
+    pub(crate) async fn set_profile_image(
+        &self,
+        user: UserId,
+        image: &str,
+    ) -> Result<Option<String>, StoreError> {
+        let mut command = fcall(Function::SetProfileImage, &[key::user(user)]);
+        command.arg(image);
+        let answer: Vec<String> = self
             .ask("set_profile_image", Manner::Fresh, &command)
             .await?;
-        let message = bus::profile_changed(user.id, &UserView::of(user).json()?);
-        self.publish(Channel::Users(user.id.slot()), &message).await;
-        Ok(())
+        let [_, name, email, before] = answer.as_slice() else {
+            return Ok(None);
+        };
+        let view = UserView::new(user, name, email, image);
+        let message = bus::profile_changed(user, &view.json()?);
+        self.publish(Channel::Users(user.slot()), &message).await;
+        Ok(Some(before.clone()))
     }
 }

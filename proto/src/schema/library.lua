@@ -575,6 +575,15 @@ local function hold_connection(keys, args)
   return {'ok'}
 end
 
+-- KEYS user | ARGV image ('' for none)
+-- -> {'ok', name, email, image before or ''} {'gone'}
+local function set_profile_image(keys, args)
+  local name, email, before = unpack(redis.call('HMGET', keys[1], 'name', 'email', 'profileImage'))
+  if not name then return {'gone'} end
+  redis.call('HSET', keys[1], 'profileImage', args[1])
+  return {'ok', name, email, before or ''}
+end
+
 -- ---------------------------------------------------------------------------- file functions
 
 -- KEYS file | ARGV user room
@@ -634,6 +643,7 @@ redis.register_function('history_' .. VERSION, history)
 redis.register_function('mark_read_' .. VERSION, mark_read)
 redis.register_function('react_' .. VERSION, react)
 redis.register_function('share_file_' .. VERSION, share_file)
+redis.register_function('set_profile_image_' .. VERSION, set_profile_image)
 redis.register_function('replace_session_' .. VERSION, replace_session)
 redis.register_function('end_session_' .. VERSION, end_session)
 redis.register_function('touch_session_' .. VERSION, touch_session)

@@ -90,6 +90,8 @@ functions! {
     DescribeRoom = "describe_room";
     /// Hands out a file's metadata to its uploader and notes a room that shows it.
     ShareFile = "share_file";
+    /// Replaces a user's profile image and hands out the one before.
+    SetProfileImage = "set_profile_image";
     /// Replaces the user's session.
     ReplaceSession = "replace_session";
     /// Ends the user's session, if it is the one named.
