@@ -87,9 +87,13 @@ pub(crate) async fn deliver(
         let mut response = StatusCode::NOT_MODIFIED.into_response();
         set(&mut response, header::ETAG, &content.etag);
         set(&mut response, header::CACHE_CONTROL, content.cache_control);
+        if content.may_redirect {
+            set(&mut response, header::VARY, "Sec-Fetch-Mode");
+        }
         return Ok(response);
     }
-    if content.may_redirect && app.objects()?.redirects() && follows_without_cors(headers) {
+    let may_redirect = content.may_redirect && method == Method::GET;
+    if may_redirect && app.objects()?.redirects() && follows_without_cors(headers) {
         return redirect(app, content).await;
     }
     stream(app, method, headers, content).await

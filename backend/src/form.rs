@@ -5,7 +5,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
     time::Duration,
@@ -35,7 +35,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// A form that is being read.
 pub(crate) struct FileForm {
     multipart: Multipart<'static>,
-    unparsed: Arc<AtomicUsize>,
+    appetite: Arc<Appetite>,
     /// Bytes of the whole form.
     pub(crate) length: u64,
 }
@@ -43,7 +43,7 @@ pub(crate) struct FileForm {
 /// The part of a form that holds the file.
 pub(crate) struct FilePart {
     field: Field<'static>,
-    unparsed: Arc<AtomicUsize>,
+    appetite: Arc<Appetite>,
     /// `filename` of the part; empty when it has none.
     pub(crate) name: String,
     /// Declared type of the part.
@@ -60,10 +60,10 @@ impl FileForm {
         if length > file_bytes_max.saturating_add(AROUND_BYTES_MAX) {
             return Err(FileError::RequestTooLarge);
         }
-        let unparsed = Arc::clone(&feed.unparsed);
+        let appetite = Arc::clone(&feed.appetite);
         Ok(Self {
             multipart: Multipart::new(feed, boundary),
-            unparsed,
+            appetite,
             length,
         })
     }
@@ -71,12 +71,7 @@ impl FileForm {
     /// The first part with this name; those before it are passed over.
     pub(crate) async fn file(&mut self, name: &str) -> Result<Option<FilePart>, ApiError> {
         while let Some(field) = self.next().await? {
-            let mut part = FilePart {
-                name: field.file_name().unwrap_or_default().to_owned(),
-                declared_type: declared_type(field.headers()),
-                field,
-                unparsed: Arc::clone(&self.unparsed),
-            };
+            let mut part = self.part(field);
             if part.field.name() == Some(name) {
                 return Ok(Some(part));
             }
@@ -87,13 +82,25 @@ impl FileForm {
 
     /// Reads what follows the file: a form that breaks off is none.
     pub(crate) async fn finish(&mut self) -> Result<(), ApiError> {
-        while self.file("").await?.is_some() {}
+        while let Some(field) = self.next().await? {
+            self.part(field).skip().await?;
+        }
         Ok(())
     }
 
+    fn part(&self, field: Field<'static>) -> FilePart {
+        FilePart {
+            name: field.file_name().unwrap_or_default().to_owned(),
+            declared_type: declared_type(field.headers()),
+            field,
+            appetite: Arc::clone(&self.appetite),
+        }
+    }
+
     async fn next(&mut self) -> Result<Option<Field<'static>>, ApiError> {
+        self.appetite.rest();
         let field = in_time(self.multipart.next_field()).await?;
-        self.unparsed.store(0, Ordering::Relaxed);
+        self.appetite.made_sense();
         Ok(field)
     }
 }
@@ -102,8 +109,9 @@ impl FilePart {
     /// The next bytes of the file, never none; `None` at its end.
     pub(crate) async fn chunk(&mut self) -> Result<Option<Bytes>, ApiError> {
         loop {
+            self.appetite.rest();
             let chunk = in_time(self.field.chunk()).await?;
-            self.unparsed.store(0, Ordering::Relaxed);
+            self.appetite.made_sense();
             if chunk.as_ref().is_none_or(|bytes| !bytes.is_empty()) {
                 return Ok(chunk);
             }
@@ -145,20 +153,37 @@ fn declared_type(headers: &HeaderMap) -> String {
     declared.unwrap_or_default()
 }
 
-/// Hands a request's body to the parser, which takes all that it can get: one chunk a poll, and no
-/// more than it can make sense of.
+/// Hands a request's body to the parser, which takes all that it can get before it looks at what it
+/// has: nothing at first, then one chunk a poll, and no more than it can make sense of.
 struct Feed {
     body: BodyDataStream,
-    unparsed: Arc<AtomicUsize>,
-    rests: bool,
+    appetite: Arc<Appetite>,
+}
+
+/// What the parser may have.
+#[derive(Default)]
+struct Appetite {
+    /// The next poll brings nothing, so that the parser first looks at what it has.
+    rests: AtomicBool,
+    /// Bytes that it got since it last made sense of any.
+    unparsed: AtomicUsize,
+}
+
+impl Appetite {
+    fn rest(&self) {
+        self.rests.store(true, Ordering::Relaxed);
+    }
+
+    fn made_sense(&self) {
+        self.unparsed.store(0, Ordering::Relaxed);
+    }
 }
 
 impl Feed {
     fn new(body: Body) -> Self {
         Self {
             body: body.into_data_stream(),
-            unparsed: Arc::default(),
-            rests: false,
+            appetite: Arc::default(),
         }
     }
 }
@@ -171,16 +196,19 @@ impl Stream for Feed {
     type Item = Result<Bytes, Box<dyn std::error::Error + Send + Sync>>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        if std::mem::take(&mut self.rests) {
+        if self.appetite.rests.swap(false, Ordering::Relaxed) {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
         let Some(chunk) = std::task::ready!(self.body.poll_next_unpin(cx)) else {
             return Poll::Ready(None);
         };
-        self.rests = true;
+        self.appetite.rest();
         let chunk = chunk?;
-        let unparsed = self.unparsed.fetch_add(chunk.len(), Ordering::Relaxed);
+        let unparsed = self
+            .appetite
+            .unparsed
+            .fetch_add(chunk.len(), Ordering::Relaxed);
         if unparsed > UNPARSED_BYTES_MAX {
             return Poll::Ready(Some(Err(Unparsable.into())));
         }
@@ -270,6 +298,30 @@ mod tests {
         let request = request(CONTENT_TYPE, Some(1 << 20), body);
         let mut form = FileForm::open(request, 1 << 20).unwrap();
         assert!(form.file("file").await.is_err());
+    }
+
+    #[tokio::test]
+    async fn many_small_parts_are_not_gathered_in_memory() {
+        const PART: &[u8] = b"--B\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\n1\r\n";
+        const CHUNK: usize = 32 * 1024;
+        let form = PART.repeat(20_000);
+        let fed = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&fed);
+        let chunks: Vec<_> = form.chunks(CHUNK).map(Bytes::copy_from_slice).collect();
+        let body = stream::iter(chunks).map(move |chunk| {
+            count.fetch_add(chunk.len(), Ordering::Relaxed);
+            Ok::<_, std::io::Error>(chunk)
+        });
+        let request = request(CONTENT_TYPE, Some(form.len()), Body::from_stream(body));
+        let mut form = FileForm::open(request, 2 << 20).unwrap();
+        for parsed in 0..19_000 {
+            let field = form.next().await.unwrap().unwrap();
+            form.part(field).skip().await.unwrap();
+            let held = fed
+                .load(Ordering::Relaxed)
+                .saturating_sub(parsed * PART.len());
+            assert!(held <= 2 * CHUNK, "{held} bytes after {parsed} parts");
+        }
     }
 
     #[tokio::test]

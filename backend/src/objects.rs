@@ -33,6 +33,7 @@ use jiff::Timestamp;
 use rusty_s3::Bucket;
 use thiserror::Error;
 use tokio::time::{sleep, timeout};
+use tower_http::timeout::TimeoutBody;
 use url::Url;
 
 use self::{
@@ -46,6 +47,9 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The same where the store has to move all bytes of an object first.
 const COPY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Time to the next bytes of an object.
+const STREAM_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Tries of a request that can be repeated, unless [`ANSWER_TIMEOUT`] is over; the pause after the first.
 const TRIES: u32 = 3;
@@ -107,6 +111,8 @@ pub(crate) struct ObjectStream {
 pub(crate) struct Presigned {
     pub(crate) url: Url,
     pub(crate) valid_for: Duration,
+    /// Milliseconds since 1970; whole seconds, as the URL counts them.
+    pub(crate) expires_at: u64,
 }
 
 /// Asks the store.
@@ -222,8 +228,21 @@ impl ObjectStore {
         if valid_for.as_secs() == 0 {
             return Err(ObjectError::Unavailable);
         }
-        let url = sign(&self.config.public_bucket, &credentials, call, valid_for);
-        Ok(Presigned { url, valid_for })
+        let now = Timestamp::now();
+        let begins = u64::try_from(now.as_second()).unwrap_or_default();
+        Ok(Presigned {
+            url: sign(
+                &self.config.public_bucket,
+                &credentials,
+                call,
+                now,
+                valid_for,
+            ),
+            valid_for,
+            expires_at: begins
+                .saturating_add(valid_for.as_secs())
+                .saturating_mul(1000),
+        })
     }
 
     // ------------------------------------------------------------------------------------ objects
@@ -289,7 +308,7 @@ impl ObjectStore {
         match length {
             Some(length) if response.status() == wanted => Ok(ObjectStream {
                 length,
-                body: Body::new(response.into_body()),
+                body: Body::new(TimeoutBody::new(STREAM_TIMEOUT, response.into_body())),
             }),
             _ => {
                 tracing::error!(status = %response.status(), "the object store ignores ranges");
@@ -298,12 +317,21 @@ impl ObjectStore {
         }
     }
 
-    /// Copies a whole object unless it is another one than `etag` by now.
-    pub(crate) async fn copy(&self, from: &str, to: &str, etag: &str) -> Result<(), ObjectError> {
+    /// Copies a whole object unless it is another one than `etag` by now. Of its headers the copy has
+    /// only the type: whoever wrote the source may have added others.
+    pub(crate) async fn copy(
+        &self,
+        from: &str,
+        to: &str,
+        etag: &str,
+        content_type: &str,
+    ) -> Result<(), ObjectError> {
         let source = self.source(from);
         let headers = [
+            ("content-type", content_type),
             ("x-amz-copy-source", &*source),
             ("x-amz-copy-source-if-match", etag),
+            ("x-amz-metadata-directive", "REPLACE"),
         ];
         let call = Call {
             headers: &headers,
@@ -313,7 +341,8 @@ impl ObjectStore {
         self.ask(call).await.map(|_| ())
     }
 
-    /// Copies the first `size` bytes of an object, in the store: a multipart upload of one part.
+    /// Copies the first `size` bytes of an object to a new key, in the store: a multipart upload of one
+    /// part.
     pub(crate) async fn copy_beginning(
         &self,
         from: &str,
@@ -328,17 +357,24 @@ impl ObjectStore {
             ..Call::new("create_multipart", rusty_s3::Method::Post, to)
         };
         let upload = element(&self.ask(create).await?.1, "UploadId")?;
-        let copied = self.copy_part(from, to, size, &upload).await;
-        if copied.is_err() {
-            let query = [("uploadId", &*upload)];
-            let abort = Call {
-                query: &query,
-                ..Call::new("abort_multipart", rusty_s3::Method::Delete, to)
-            };
-            // The lifecycle rule ends what cannot be aborted.
-            let _ = self.ask(abort).await;
+        let Err(error) = self.copy_part(from, to, size, &upload).await else {
+            return Ok(());
+        };
+        // The answer to a completion may have been lost, and its repetition in vain.
+        if self.head(to).await.is_ok_and(|there| there.size == size) {
+            return Ok(());
         }
-        copied
+        let query = [("uploadId", &*upload)];
+        let abort = Call {
+            query: &query,
+            ..Call::new("abort_multipart", rusty_s3::Method::Delete, to)
+        };
+        // The lifecycle rule ends what cannot be aborted.
+        let _ = tokio::join!(self.ask(abort), self.delete(to));
+        Err(match error {
+            ObjectError::NotFound | ObjectError::Changed => ObjectError::Unavailable,
+            ObjectError::Unavailable | ObjectError::Refused => error,
+        })
     }
 
     async fn copy_part(
@@ -466,7 +502,8 @@ impl ObjectStore {
 
     async fn request(&self, call: Call<'_>) -> Result<request::Builder, ObjectError> {
         let credentials = self.keyring.current().await?;
-        let url = sign(&self.config.bucket, &credentials, call, OWN_URL_TTL);
+        let now = Timestamp::now();
+        let url = sign(&self.config.bucket, &credentials, call, now, OWN_URL_TTL);
         let request = Request::builder()
             .method(method(call.method))
             .uri(url.as_str());
@@ -477,9 +514,15 @@ impl ObjectStore {
     }
 }
 
-fn sign(bucket: &Bucket, credentials: &Credentials, call: Call<'_>, valid_for: Duration) -> Url {
+fn sign(
+    bucket: &Bucket,
+    credentials: &Credentials,
+    call: Call<'_>,
+    now: Timestamp,
+    valid_for: Duration,
+) -> Url {
     rusty_s3::signing::sign(
-        &Timestamp::now(),
+        &now,
         call.method,
         bucket.object_url(call.key),
         &credentials.key,
@@ -521,14 +564,15 @@ async fn short(call: Call<'_>, response: Response<Incoming>) -> Result<String, O
 /// Why a request was refused; a HEAD has no text that says more.
 async fn refusal(call: Call<'_>, response: Response<Incoming>) -> ObjectError {
     let status = response.status();
-    match status {
-        StatusCode::NOT_FOUND => return ObjectError::NotFound,
-        StatusCode::PRECONDITION_FAILED => return ObjectError::Changed,
-        _ => {}
+    if status == StatusCode::PRECONDITION_FAILED {
+        return ObjectError::Changed;
     }
     let text = timeout(ANSWER_TIMEOUT, read_text(response.into_body())).await;
     let text = text.ok().and_then(Result::ok).unwrap_or_default();
     let code = element(&text, "Code").unwrap_or_default();
+    if status == StatusCode::NOT_FOUND && code != "NoSuchBucket" {
+        return ObjectError::NotFound;
+    }
     tracing::warn!(
         call = call.name,
         status = status.as_u16(),
@@ -536,7 +580,6 @@ async fn refusal(call: Call<'_>, response: Response<Incoming>) -> ObjectError {
         "the object store refuses"
     );
     match code.as_str() {
-        "NoSuchKey" | "NoSuchUpload" => ObjectError::NotFound,
         "RequestTimeout" | "SlowDown" => ObjectError::Unavailable,
         _ if status.is_server_error() => ObjectError::Unavailable,
         _ => ObjectError::Refused,
@@ -595,7 +638,8 @@ mod tests {
             headers: &headers,
             ..Call::new("upload_url", rusty_s3::Method::Put, "uploads/x")
         };
-        let url = sign(&bucket.unwrap(), &credentials, call, Duration::from_secs(7));
+        let ttl = Duration::from_secs(7);
+        let url = sign(&bucket.unwrap(), &credentials, call, Timestamp::now(), ttl);
         assert!(url.as_str().starts_with("http://127.0.0.1:9/b/uploads/x?"));
         for part in [
             "X-Amz-SignedHeaders=content-length%3Bcontent-type%3Bhost",

@@ -35,6 +35,11 @@ use crate::{
 /// Time for the store to take the next bytes, and to answer after the last.
 const STORE_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long a form may take at most: as long as one of this rate, and some time for the slowest start.
+/// Whoever is slower keeps others from uploading.
+const BYTES_PER_SECOND_MIN: u64 = 32 * 1024;
+const IN_TIME_FOR_ANY: Duration = Duration::from_secs(30);
+
 /// How long a presigned upload can be completed after its URL has ended.
 const COMPLETE_WITHIN: Duration = Duration::from_secs(3600);
 
@@ -108,7 +113,9 @@ pub(crate) async fn from_form(
         staging: &staging_key(name.id),
         file: &file,
     };
-    let size = upload.stream(form, part, begin).await?;
+    let in_time = IN_TIME_FOR_ANY + Duration::from_secs(form.length / BYTES_PER_SECOND_MIN);
+    let size = timeout(in_time, upload.stream(form, part, begin)).await;
+    let size = size.map_err(|_| ApiError::BodyTooSlow)??;
     let key = purpose.key(&name);
     let copied = objects.copy_beginning(upload.staging, &key, size, file.media.essence);
     let copied = copied.await;
@@ -286,7 +293,10 @@ pub(crate) async fn complete(
         .parse()
         .map_err(|_| ApiError::Failed(purpose.action(), Fault::Internal))?;
     let (staging, key) = (staging_key(id), purpose.key(&name));
-    let is_new = claimed.is_none();
+    // What is there stays, whatever the URL has brought since.
+    if is_there(objects, &key, purpose).await? {
+        return Ok(upload.stored(name));
+    }
     let etag = match claimed {
         Some(etag) => etag,
         None => {
@@ -295,24 +305,31 @@ pub(crate) async fn complete(
             claim.await.map_err(failed)?
         }
     };
-    match objects.copy(&staging, &key, &etag).await {
-        Ok(()) => {}
+    match objects.copy(&staging, &key, &etag, &upload.mime_type).await {
+        Ok(()) => app.metrics.uploaded(purpose, Way::Presigned, upload.size),
         // Another call has completed it, or something else lies there by now.
         Err(error @ (ObjectError::NotFound | ObjectError::Changed)) => {
-            match (objects.head(&key).await, error) {
-                (Ok(_), _) => {}
-                (Err(ObjectError::NotFound), ObjectError::Changed) => {
-                    return Err(FileError::UploadMismatch.into());
+            if !is_there(objects, &key, purpose).await? {
+                let changed = error == ObjectError::Changed;
+                return Err(if changed {
+                    FileError::UploadMismatch
+                } else {
+                    FileError::NotFound
                 }
-                (Err(error), _) => return Err(error.during(purpose.action())),
+                .into());
             }
         }
         Err(error) => return Err(error.during(purpose.action())),
     }
-    if is_new {
-        app.metrics.uploaded(purpose, Way::Presigned, upload.size);
-    }
     Ok(upload.stored(name))
+}
+
+async fn is_there(objects: &ObjectStore, key: &str, purpose: Purpose) -> Result<bool, ApiError> {
+    match objects.head(key).await {
+        Ok(_) => Ok(true),
+        Err(ObjectError::NotFound) => Ok(false),
+        Err(error) => Err(error.during(purpose.action())),
+    }
 }
 
 /// Ends a completed upload. Until then it can be completed again, should its record be missing.

@@ -50,6 +50,8 @@ enum Mood {
     RefusesEarly,
     /// A multipart upload fails after its status was sent.
     FailsLate,
+    /// A multipart upload is carried out, but not answered; nor is it there for a repetition.
+    LosesAnswer,
     /// Everything answers 503.
     Down,
     /// No answer at all.
@@ -72,12 +74,21 @@ async fn answer(State(store): State<Store>, request: Request) -> Response {
         (Mood::Endless, &Method::GET) => zeros(1024 * MIB, 1024 * MIB),
         (Mood::Short, &Method::GET) => zeros(8 * MIB, 2 * MIB),
         (Mood::RefusesEarly, &Method::PUT) => unavailable.into_response(),
-        (Mood::FailsLate, &Method::POST) if query.starts_with("uploads") => {
+        (Mood::FailsLate | Mood::LosesAnswer, &Method::POST) if query.contains("uploads=") => {
             "<R><UploadId>u</UploadId></R>".into_response()
         }
         (Mood::FailsLate, &Method::POST) => {
             "<Error><Code>InternalError</Code></Error>".into_response()
         }
+        (Mood::LosesAnswer, &Method::POST) => {
+            let text = "<Error><Code>NoSuchUpload</Code></Error>";
+            (StatusCode::NOT_FOUND, text).into_response()
+        }
+        (Mood::LosesAnswer, &Method::HEAD) => [
+            ("content-length", MIB.to_string()),
+            ("etag", "\"e\"".to_owned()),
+        ]
+        .into_response(),
         (_, &Method::PUT) => {
             let read = axum::body::to_bytes(request.into_body(), 64 * MIB).await;
             if read.is_ok() {
@@ -202,6 +213,14 @@ async fn store_that_fails_is_a_503_and_nothing_is_kept() {
         assert!(metrics.contains("object_store_failures_total{"), "{mood:?}");
         assert!(!metrics.contains("file_uploads_total{"), "{mood:?}");
     }
+}
+
+#[tokio::test]
+async fn completion_whose_answer_was_lost_is_no_failure() {
+    let (app, _) = backend(Mood::LosesAnswer, &[]).await;
+    let user = app.user().await;
+    let answer = upload(&app, &user, form(MIB)).send().await;
+    assert_eq!(answer.assert_status(200).json()["file"]["size"], MIB);
 }
 
 #[tokio::test]

@@ -811,6 +811,20 @@ function completion(suite) {
     sameBytes(await request('GET', location), sent.bytes);
   });
 
+  test('headers that an uploader adds do not stay with the file', async () => {
+    const { a, b, alice, bob, room } = await pair(suite);
+    const { file, target, sent } = await begun(alice);
+    const headers = { ...target.headers, 'content-encoding': 'gzip', 'content-language': 'xx' };
+    assert.equal((await put({ ...target, headers }, sent.bytes)).status, 200);
+    await rest.must(200, complete(rest, alice, file._id));
+    await show(a, room, file, b);
+    const { location } = (await view(rest, bob, file, { headers: navigate })).headers;
+    const answer = await request('GET', location);
+    sameBytes(answer, sent.bytes);
+    assert.equal(answer.headers['content-encoding'], undefined);
+    assert.equal(answer.headers['content-language'], undefined);
+  });
+
   test('until it is completed, an upload may be repeated', async () => {
     const user = await rest.user();
     const { file, target, sent } = await begun(user);
@@ -1002,6 +1016,7 @@ function images(suite) {
 
   test('profile images that were never given out are 404', async () => {
     for (const path of paths('/api/uploads/profiles/1795332990001_0123456789abcdef.jpg')) refused(await rest.get(path), 404, NOT_FOUND);
+    for (const path of paths('/api/uploads/profiles/default.png')) refused(await rest.get(path), 404, NOT_FOUND);
   });
 
   test('files of messages are no profile images, and the other way round', async () => {

@@ -14,6 +14,9 @@ use hyper_util::{
 /// Time to open a TCP connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// Silence after which the kernel asks whether the other end is still there.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+
 /// Idle connections are closed before the store does it (S3 waits about 20 s).
 const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -37,6 +40,7 @@ impl Http {
         let mut tcp = HttpConnector::new();
         tcp.set_nodelay(true);
         tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        tcp.set_keepalive(Some(KEEP_ALIVE));
         tcp.enforce_http(false);
         let tls = HttpsConnectorBuilder::new()
             .with_native_roots()?

@@ -107,14 +107,13 @@ impl FileView {
 
 impl PresignedUpload {
     pub(super) fn of(presigned: &Presigned, content_type: &str) -> Self {
-        let valid_for = u64::try_from(presigned.valid_for.as_millis()).unwrap_or(u64::MAX);
         Self {
             method: "PUT",
             url: presigned.url.to_string(),
             headers: UploadHeaders {
                 content_type: content_type.to_owned(),
             },
-            expires_at: clock::iso(clock::now_ms().saturating_add(valid_for)),
+            expires_at: clock::iso(presigned.expires_at),
         }
     }
 }
