@@ -35,8 +35,8 @@ use crate::{
 /// Time for the store to take the next bytes, and to answer after the last.
 const STORE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long a form may take at most: as long as one of this rate, and some time for the slowest start.
-/// Whoever is slower keeps others from uploading.
+/// How long a form may take at most, its fields beside the file included: as long as one of this rate,
+/// and some time for the slowest start. Whoever is slower keeps others from uploading.
 const BYTES_PER_SECOND_MIN: u64 = 32 * 1024;
 const IN_TIME_FOR_ANY: Duration = Duration::from_secs(30);
 
@@ -96,9 +96,38 @@ pub(crate) async fn from_form(
     purpose: Purpose,
     request: Request,
 ) -> Result<Stored, ApiError> {
-    let mut form = open(purpose, request)?;
+    let form = open(purpose, request)?;
     let objects = app.objects()?;
     let _place = app.uploads.enter().ok_or(ApiError::Overloaded)?;
+    let in_time = IN_TIME_FOR_ANY + Duration::from_secs(form.length / BYTES_PER_SECOND_MIN);
+    let staged = timeout(in_time, stage(objects, owner, purpose, form)).await;
+    let (name, file, size) = staged.map_err(|_| ApiError::BodyTooSlow)??;
+    let (staging, key) = (staging_key(name.id), purpose.key(&name));
+    let copied = objects.copy_beginning(&staging, &key, size, file.media.essence);
+    let copied = copied.await;
+    clear(objects, &staging).await;
+    copied.map_err(|error| error.during(purpose.action()))?;
+    app.metrics.uploaded(purpose, Way::Form, size);
+    Ok(Stored {
+        record: FileRecord {
+            id: name.id,
+            owner,
+            filename: name.to_string(),
+            original_name: file.original_name,
+            mime_type: file.media.essence.to_owned(),
+            size,
+        },
+        name,
+    })
+}
+
+/// Finds the file of a form and streams it to its first place; its name, itself, and its size.
+async fn stage(
+    objects: &ObjectStore,
+    owner: UserId,
+    purpose: Purpose,
+    mut form: FileForm,
+) -> Result<(StoredName, Candidate, u64), ApiError> {
     let part = form.file(purpose.field()).await?;
     let mut part = part.ok_or(Refusal::Empty(purpose))?;
     let begin = part.chunk().await?.ok_or(Refusal::Empty(purpose))?;
@@ -113,26 +142,8 @@ pub(crate) async fn from_form(
         staging: &staging_key(name.id),
         file: &file,
     };
-    let in_time = IN_TIME_FOR_ANY + Duration::from_secs(form.length / BYTES_PER_SECOND_MIN);
-    let size = timeout(in_time, upload.stream(form, part, begin)).await;
-    let size = size.map_err(|_| ApiError::BodyTooSlow)??;
-    let key = purpose.key(&name);
-    let copied = objects.copy_beginning(upload.staging, &key, size, file.media.essence);
-    let copied = copied.await;
-    clear(objects, upload.staging).await;
-    copied.map_err(|error| error.during(purpose.action()))?;
-    app.metrics.uploaded(purpose, Way::Form, size);
-    Ok(Stored {
-        record: FileRecord {
-            id: name.id,
-            owner,
-            filename: name.to_string(),
-            original_name: file.original_name,
-            mime_type: file.media.essence.to_owned(),
-            size,
-        },
-        name,
-    })
+    let size = upload.stream(form, part, begin).await?;
+    Ok((name, file, size))
 }
 
 fn open(purpose: Purpose, request: Request) -> Result<FileForm, ApiError> {

@@ -246,11 +246,9 @@ pub(crate) async fn view(
     if !Media::named(&file.mime_type).is_some_and(|media| media.previewable) {
         return Err(FileError::NoPreview.into());
     }
-    let content = Content {
-        disposition: Some(delivery::inline(&file.original_name)),
-        cache_control: "private, max-age=31536000, immutable",
-        ..content(&file, &name)
-    };
+    let disposition = delivery::inline(&file.original_name);
+    let cache_control = "private, max-age=31536000, immutable";
+    let content = content(&file, &name, disposition, cache_control);
     delivery::deliver(&app, &method, &headers, &content).await
 }
 
@@ -278,22 +276,25 @@ pub(crate) async fn download(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let file = readable(&app, &caller, &name).await?;
-    let content = Content {
-        disposition: Some(delivery::attachment(&file.original_name)),
-        cache_control: "private, no-cache, no-store, must-revalidate",
-        ..content(&file, &name)
-    };
+    let disposition = delivery::attachment(&file.original_name);
+    let cache_control = "private, no-cache, no-store, must-revalidate";
+    let content = content(&file, &name, disposition, cache_control);
     delivery::deliver(&app, &method, &headers, &content).await
 }
 
-fn content<'a>(file: &'a FileRecord, name: &StoredName) -> Content<'a> {
+fn content<'a>(
+    file: &'a FileRecord,
+    name: &StoredName,
+    disposition: String,
+    cache_control: &'static str,
+) -> Content<'a> {
     Content {
         key: Purpose::Attachment.key(name),
         etag: format!("\"{}\"", file.id),
         content_type: &file.mime_type,
         size: Some(file.size),
-        disposition: None,
-        cache_control: "no-store",
+        disposition: Some(disposition),
+        cache_control,
         may_redirect: true,
     }
 }
