@@ -73,6 +73,7 @@ impl App {
             store: Store::new(
                 Arc::clone(&cluster),
                 config.session_ttl,
+                config.recovery_window,
                 config.log_max_length,
             ),
             hub: Hub::new(config.participants_interval),

@@ -30,6 +30,10 @@ pub(crate) enum Close {
     BadFrame(FrameViolation),
     /// The login behind the connection ended, or another took its place.
     Replaced,
+    /// The client came back on another connection, which has its rooms.
+    TakenOver,
+    /// A room went on without the client for longer than Redis remembers: it must load the room anew.
+    Behind,
     /// The gateway is shutting down.
     Draining,
     /// A handler panicked.
@@ -42,7 +46,7 @@ impl Close {
     pub(crate) const fn is_orderly(self) -> bool {
         matches!(
             self,
-            Self::ClientClosed | Self::ClientDisconnected | Self::Replaced
+            Self::ClientClosed | Self::ClientDisconnected | Self::Replaced | Self::TakenOver
         )
     }
 
@@ -60,6 +64,8 @@ impl Close {
             Self::Violation(violation) => violation.label(),
             Self::BadFrame(violation) => violation.label(),
             Self::Replaced => "replaced",
+            Self::TakenOver => "taken_over",
+            Self::Behind => "behind",
             Self::Draining => "draining",
             Self::Panicked => "panicked",
         }
@@ -69,13 +75,15 @@ impl Close {
     pub(crate) const fn code(self) -> Option<u16> {
         match self {
             Self::ConnectionLost => None,
-            Self::ClientClosed | Self::ClientDisconnected | Self::Replaced => Some(1000),
+            Self::ClientClosed | Self::ClientDisconnected | Self::Replaced | Self::TakenOver => {
+                Some(1000)
+            }
             Self::Silent => Some(1001),
             Self::ConnectTimeout | Self::Refused | Self::Slow => Some(1008),
             Self::Violation(violation) => Some(violation.close_code()),
             Self::BadFrame(violation) => Some(violation.close_code()),
             Self::Panicked => Some(1011),
-            Self::Draining => Some(1012),
+            Self::Behind | Self::Draining => Some(1012),
             Self::Overloaded => Some(1013),
         }
     }

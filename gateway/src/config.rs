@@ -63,6 +63,8 @@ pub(crate) const KNOBS: &[Knob] = &[
     knob("SLOTCAST_SOCKET_SEND_BUFFER_BYTES", "65536", "Kernel send buffer of a socket, in bytes, 4096 to 16777216 (the kernel doubles it)."),
     knob("SLOTCAST_SESSION_TTL_SECONDS", "1800", "Seconds that an unused login lives."),
     knob("SLOTCAST_GRACE_SECONDS", "15", "Seconds in which a lost connection may come back without its user leaving rooms."),
+    knob("SLOTCAST_RECOVERY_WINDOW_SECONDS", "120", "Seconds in which a lost connection may recover: it gets what it missed instead of loading its rooms anew."),
+    knob("SLOTCAST_RECOVERY_MAX_MESSAGES", "1000", "Messages of a room that a recovering connection may have missed; above, or above half of SLOTCAST_OUTBOX_MAX_BYTES in all, it loads its rooms anew."),
     knob("SLOTCAST_LEASE_SECONDS", "15", "Seconds after which the members of a dead gateway leave their rooms."),
     knob("SLOTCAST_DUPLICATE_LOGIN_DELAY_MS", "10000", "Milliseconds between `duplicate_login` and `session_ended`."),
     Knob { name: "SLOTCAST_BANNED_WORDS_FILE", default: Default::Unset, meaning: "File of words that no message may contain, one a line." },
@@ -141,6 +143,10 @@ pub(crate) struct Config {
     pub(crate) session_ttl: Duration,
     /// In which a lost connection may come back unnoticed.
     pub(crate) grace: Duration,
+    /// In which a lost connection may recover.
+    pub(crate) recovery_window: Duration,
+    /// Messages of a room that a recovering connection may have missed.
+    pub(crate) recovery_max_messages: usize,
     /// After which the members of a dead gateway leave.
     pub(crate) lease: Duration,
     /// Between `duplicate_login` and `session_ended`.
@@ -313,6 +319,9 @@ impl Config {
         );
         let session_ttl = vars.take("SLOTCAST_SESSION_TTL_SECONDS", seconds);
         let grace = vars.take("SLOTCAST_GRACE_SECONDS", seconds);
+        let recovery_window = vars.take("SLOTCAST_RECOVERY_WINDOW_SECONDS", seconds);
+        let recovery_max_messages =
+            vars.take("SLOTCAST_RECOVERY_MAX_MESSAGES", number(0, 1_000_000));
         let lease = vars.take("SLOTCAST_LEASE_SECONDS", seconds);
         let duplicate_login_delay = vars.take("SLOTCAST_DUPLICATE_LOGIN_DELAY_MS", milliseconds);
         let banned_words_file =
@@ -347,6 +356,8 @@ impl Config {
             socket_send_buffer_bytes: socket_send_buffer_bytes?,
             session_ttl: session_ttl?,
             grace: grace?,
+            recovery_window: recovery_window?,
+            recovery_max_messages: recovery_max_messages?,
             lease: lease?,
             duplicate_login_delay: duplicate_login_delay?,
             banned_words_file: banned_words_file?,

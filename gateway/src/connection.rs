@@ -25,10 +25,11 @@ use futures_util::{
     task::AtomicWaker,
 };
 use slotcast_proto::{
-    id::{RoomId, StreamPosition},
+    id::RoomId,
     limits::{PING_TIMEOUT_MS_DEFAULT, UNACCEPTED_PAYLOAD_BYTES_MAX},
     wire::{
         Millis,
+        offset::Cursor,
         peer::{Peer, PeerClosed, PeerEvent},
     },
 };
@@ -44,7 +45,8 @@ use crate::{
     chat::Chat,
     close::Close,
     connections::ConnectionId,
-    outbox::{Outbox, Part, Pushed, is_transient},
+    feed::Part,
+    outbox::{Opening, Outbox, Pushed, is_transient},
     session::Session,
     sockets::{Admission, Sockets},
     websocket::{Assembler, Message, close_frame, pong_frame, text_frame},
@@ -152,17 +154,22 @@ impl Connection {
         self.settle(pushed, outbox);
     }
 
-    /// Ends the hold of `room`: sends `answer`, then what waited and has no position or one not before
-    /// `from`.
-    pub(crate) fn release(&self, room: RoomId, answer: Option<Bytes>, from: StreamPosition) {
+    /// Notes that the client has got as far as `cursor` in `room`: nothing up to there is sent again.
+    pub(crate) fn note_cursor(&self, room: RoomId, cursor: Cursor) {
+        self.outbox().note_cursor(room, cursor);
+    }
+
+    /// Ends the hold of `room`: the answer goes first, then what was missed, then what waited; nothing
+    /// twice.
+    pub(crate) fn release(&self, room: RoomId, opening: Opening<'_>) {
         let mut outbox = self.outbox();
-        let pushed = outbox.release(room, answer, from, |bytes| self.stream.try_write(bytes));
+        let pushed = outbox.release(room, opening, |bytes| self.stream.try_write(bytes));
         self.settle(pushed, outbox);
     }
 
-    /// Ends the hold of `room` and forgets what waited: the join failed.
-    pub(crate) fn discard_held(&self, room: RoomId) {
-        self.outbox().discard_held(room);
+    /// Forgets `room` and what waited of it: the join failed, or the client has left.
+    pub(crate) fn forget(&self, room: RoomId) {
+        self.outbox().forget(room);
     }
 
     fn outbox(&self) -> MutexGuard<'_, Outbox> {
@@ -761,6 +768,7 @@ mod tests {
     };
 
     use slotcast_proto::{
+        id::StreamPosition,
         slot::Slot,
         wire::{
             event::{ClientEvent, EventName},
@@ -779,7 +787,9 @@ mod tests {
     use super::*;
     use crate::{
         config::{self, Config},
+        feed::Item,
         metrics::Metrics,
+        store::Missed,
         websocket::tests::client_frame,
     };
 
@@ -1345,17 +1355,33 @@ mod tests {
         let script = Script::new(&[]);
         let mut client = Client::accepted(&script).await;
         let room = RoomId::new(Slot::new(1).unwrap(), 2);
-        let position = |number| StreamPosition { epoch: 1, number };
+        let cursor = |number| Cursor {
+            message: StreamPosition { epoch: 1, number },
+            ..Cursor::default()
+        };
+        let missed = Missed {
+            messages: [1, 2]
+                .map(|number| (cursor(number).message, format!("{{\"n\":{number}}}")))
+                .into(),
+            ..Missed::default()
+        };
         client.connection.hold(room);
-        for (number, frame) in [(1, text_frame("old")), (2, text_frame("new"))] {
-            let parts = [(Some(position(number)), frame.clone())];
-            client.connection.deliver(room, &frame, &parts);
+        for item in Item::missed(&missed, cursor(0)) {
+            let part = item.part(room, cursor(0));
+            client
+                .connection
+                .deliver(room, &part.frames.clone(), &[part]);
         }
         client.connection.send(&text_frame("other"));
-        client
-            .connection
-            .release(room, Some(text_frame("answer")), position(2));
-        for expected in ["other", "answer", "new"] {
+        let opening = Opening {
+            cursor: cursor(1),
+            answer: Some(r#"42["answer"]"#),
+            missed: &[],
+        };
+        client.connection.release(room, opening);
+        let answer = r#"42["answer","000100000002:1-1:0-0"]"#;
+        let new = r#"42["message",{"n":2},"000100000002:1-2:0-0"]"#;
+        for expected in ["other", answer, new] {
             assert_eq!(client.next().await, text(expected));
         }
     }
@@ -1420,7 +1446,7 @@ mod tests {
         // With the 112 bytes that tokio adds, half a KiB.
         assert!(task <= 400, "{task}");
         assert!(
-            size_of::<Connection>() <= 320,
+            size_of::<Connection>() <= 328,
             "{}",
             size_of::<Connection>()
         );

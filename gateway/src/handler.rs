@@ -6,6 +6,7 @@
 mod chat;
 mod history;
 mod mark;
+mod recovery;
 pub(crate) mod room;
 pub(crate) mod session;
 
@@ -13,7 +14,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use slotcast_proto::{
-    id::{RoomId, SessionId},
+    id::{RoomId, SessionId, UserId},
     schema::{key::Channel, record},
     wire::{
         event::{
@@ -27,13 +28,15 @@ use slotcast_proto::{
 use tokio::time::{Instant, sleep};
 use tracing::{debug, warn};
 
+use self::recovery::Recovery;
 use crate::{
     app::{App, unix_millis, unix_seconds},
     bus::Subscription,
     close::Close,
     cluster::StoreError,
     connection::Connection,
-    session::{Profile, Session, User},
+    metrics,
+    session::{Profile, Session, User, key_text, parse_key},
     store::{Arrival, Connected, HeldConnection, Welcome},
     websocket::text_frame,
 };
@@ -52,8 +55,17 @@ const LEAVE_ATTEMPTS: u32 = 300;
 pub(crate) struct Accepted {
     pub(crate) sid: String,
     pub(crate) pid: String,
-    /// Rooms of the connection that this one succeeds.
-    rooms: Vec<RoomId>,
+    /// The private id that the client had before, if that is remembered.
+    succeeds: Option<String>,
+    back: Back,
+}
+
+/// How a client comes back into the rooms of the connection before.
+enum Back {
+    /// With everything that it missed.
+    Recovered(Vec<Recovery>),
+    /// As from now; it loads what it needs.
+    Restored(Vec<RoomId>),
 }
 
 /// Authenticates a CONNECT; refusals are the text of `connect_error`.
@@ -88,10 +100,12 @@ pub(crate) async fn connect(
         ip_address: &client.address,
         timestamp: unix_millis(),
     };
+    let previous_pid = auth.pid.as_deref().and_then(parse_key);
     let arrival = Arrival {
         user: claims.user_id,
         session,
-        previous_pid: auth.pid.as_deref().unwrap_or_default(),
+        previous_pid,
+        owner: fastrand::u64(..),
         notice: &notice.json(),
     };
     let failed = |error: StoreError| {
@@ -105,48 +119,117 @@ pub(crate) async fn connect(
     control.live().wait().await.map_err(failed)?;
     match app.store.connect(&arrival).await.map_err(failed)? {
         Connected::Welcome(welcome) => {
-            let accepted = register(app, connection, &arrival, welcome, control);
-            if let (true, Some(session)) =
-                (app.hub.control_news() != news, connection.session().get())
-            {
+            let session = register(app, connection, &arrival, &welcome, control);
+            if app.hub.control_news() != news {
                 session.doubt();
             }
-            Ok(accepted)
+            let offset = auth.offset.as_deref().unwrap_or_default();
+            let recovered = match previous_pid {
+                Some(_) => recover(app, connection, &welcome, offset).await,
+                None => None,
+            };
+            Ok(accept(session, welcome, previous_pid, recovered))
         }
         Connected::InvalidSession => Err(INVALID_SESSION),
         Connected::UserGone => Err(USER_NOT_FOUND),
     }
 }
 
-fn register(
-    app: &Arc<App>,
-    connection: &Arc<Connection>,
+fn register<'a>(
+    app: &App,
+    connection: &'a Arc<Connection>,
     arrival: &Arrival<'_>,
-    welcome: Welcome,
+    welcome: &Welcome,
     control: Subscription,
-) -> Accepted {
+) -> &'a Session {
     let id = arrival.user;
     let profile = Profile::new(id, &welcome.name, &welcome.email, &welcome.profile_image);
     let user = app.hub.add_connection(id, profile, connection, control);
-    let pid = room::random_key();
-    let session = Session::new(user, arrival.session, &pid, app.now_seconds());
-    if connection.session().set(session).is_ok() {
+    connection.session().get_or_init(|| {
         app.metrics.users.inc();
-    }
+        let session = Session::new(user, arrival.session, arrival.owner, app.now_seconds());
+        // From here on they are the connection's: should it end at once, the next one finds them.
+        for room in &welcome.rooms {
+            session.enter(*room);
+        }
+        session
+    })
+}
+
+/// What a client missed that was here before, if it can be made good.
+async fn recover(
+    app: &Arc<App>,
+    connection: &Arc<Connection>,
+    welcome: &Welcome,
+    offset: &str,
+) -> Option<Vec<Recovery>> {
+    let recovered = recovery::recover(app, connection, welcome, offset).await;
+    app.metrics.count_recovery(match recovered {
+        Some(_) => metrics::Recovery::Recovered,
+        None => metrics::Recovery::Refused,
+    });
+    recovered
+}
+
+/// The same private id as before tells a client that it misses nothing.
+fn accept(
+    session: &Session,
+    welcome: Welcome,
+    previous_pid: Option<u64>,
+    recovered: Option<Vec<Recovery>>,
+) -> Accepted {
+    let pid = previous_pid.filter(|_| recovered.is_some());
+    session.set_pid(pid.unwrap_or_else(|| fastrand::u64(..)));
     Accepted {
         sid: random_id(),
-        pid,
-        rooms: welcome.rooms,
+        pid: session.pid(),
+        succeeds: previous_pid.filter(|_| welcome.is_known).map(key_text),
+        back: recovered.map_or(Back::Restored(welcome.rooms), Back::Recovered),
     }
 }
 
 /// Brings a connection that was accepted back into the rooms it had.
 pub(crate) async fn connected(app: &Arc<App>, connection: &Arc<Connection>, accepted: Accepted) {
-    for room in accepted.rooms {
-        if let Err(error) = room::restore(app, connection, room).await {
-            warn!(%room, %error, "cannot bring a connection back into its room");
+    let Some(session) = connection.session().get() else {
+        return;
+    };
+    match accepted.back {
+        Back::Recovered(rooms) => {
+            for recovery in &rooms {
+                recovery::conclude(app, connection, recovery);
+            }
+        }
+        Back::Restored(rooms) => {
+            for room in rooms {
+                if let Err(error) = room::restore(app, connection, session, room).await {
+                    warn!(%room, %error, "cannot bring a connection back into its room");
+                }
+            }
         }
     }
+    let succeeded = succeed(app, session, accepted.succeeds.as_deref());
+    if let Err(error) = succeeded.await {
+        warn!(%error, "the connection before this one may keep its seats for a while");
+    }
+}
+
+/// Remembers the connection in the place of the one before it.
+async fn succeed(app: &App, session: &Session, previous: Option<&str>) -> Result<(), StoreError> {
+    let (user, rooms) = (session.user.id, session.rooms());
+    if !rooms.is_empty() {
+        app.store.hold_connection(&session.held(&rooms)).await?;
+    }
+    let Some(previous) = previous else {
+        return Ok(());
+    };
+    if previous != session.pid() {
+        app.store
+            .forget_connection(user, previous, &session.owner())
+            .await?;
+    }
+    app.store
+        .announce_take_over(user, previous, &session.owner())
+        .await
 }
 
 /// Handles one event.
@@ -211,54 +294,72 @@ pub(crate) fn handle_undecodable(
 }
 
 /// Takes a connection out of everything. After an abnormal end its seats are kept for the grace
-/// period, in which the client may come back to any gateway.
+/// period, and what it needs to recover for the recovery window, on any gateway.
 pub(crate) async fn disconnected(app: &Arc<App>, connection: &Arc<Connection>, close: Close) {
     let Some(session) = connection.session().get() else {
         return;
     };
     let user = &session.user;
-    let seats = Seats {
-        user: Arc::clone(user),
-        pid: session.pid.clone(),
-        rooms: session.rooms(),
-    };
-    let may_return = !close.is_orderly() && !seats.rooms.is_empty();
+    let rooms = session.rooms();
+    let may_return = !close.is_orderly();
     if may_return {
-        app.hub.park(user.id, &seats.rooms);
+        app.hub.park(user.id, &rooms);
     }
-    for room in &seats.rooms {
+    for room in &rooms {
         session.exit(*room);
         app.hub.exit(*room, connection);
     }
     app.hub.remove_connection(user.id, connection);
     app.metrics.users.dec();
-    if seats.rooms.is_empty() {
-        return;
-    }
-    if !may_return {
-        return seats.give_up_in_background(app);
-    }
-    let held = HeldConnection {
-        is_parked: true,
-        ..session.held(&seats.rooms)
+    let seats = Seats {
+        user: Arc::clone(user),
+        rooms,
     };
-    if let Err(error) = app.store.hold_connection(&held).await {
-        warn!(%error, "cannot remember the rooms of a lost connection");
+    if may_return {
+        park(app, session, seats, close).await;
+    } else {
+        let (app, pid, owner) = (Arc::clone(app), session.pid(), session.owner());
+        let is_held = session.is_held();
+        tokio::spawn(async move {
+            seats.give_up(&app).await;
+            if is_held {
+                forget(&app, seats.user.id, &pid, &owner).await;
+            }
+        });
     }
-    if close != Close::Draining {
+}
+
+/// Keeps what a lost connection had.
+async fn park(app: &Arc<App>, session: &Session, seats: Seats, close: Close) {
+    if session.is_held() || !seats.rooms.is_empty() {
+        let held = HeldConnection {
+            is_parked: true,
+            ..session.held(&seats.rooms)
+        };
+        if let Err(error) = app.store.hold_connection(&held).await {
+            warn!(%error, "cannot remember the rooms of a lost connection");
+        }
+    }
+    // Whoever does not come back after a drain leaves when this gateway's lease ends.
+    if close != Close::Draining && !seats.rooms.is_empty() {
         let app = Arc::clone(app);
         tokio::spawn(async move {
             sleep(app.config.grace).await;
             app.hub.unpark(seats.user.id, &seats.rooms);
             seats.give_up(&app).await;
         });
-    } // else: whoever does not come back elsewhere leaves when this gateway's lease ends
+    }
+}
+
+async fn forget(app: &App, user: UserId, pid: &str, owner: &str) {
+    if let Err(error) = app.store.forget_connection(user, pid, owner).await {
+        debug!(%error, "left the record of a connection to its expiry");
+    }
 }
 
 /// What a connection had.
 struct Seats {
     user: Arc<User>,
-    pid: Box<str>,
     rooms: Vec<RoomId>,
 }
 
@@ -267,7 +368,6 @@ impl Seats {
     fn one(session: &Session, room: RoomId) -> Self {
         Self {
             user: Arc::clone(&session.user),
-            pid: Box::default(),
             rooms: vec![room],
         }
     }
@@ -280,12 +380,6 @@ impl Seats {
 
     async fn give_up(&self, app: &App) {
         join_all(self.rooms.iter().map(|room| self.leave(app, *room))).await;
-        if self.pid.is_empty() {
-            return;
-        }
-        if let Err(error) = app.store.forget_connection(self.user.id, &self.pid).await {
-            debug!(%error, "left the record of a connection to its expiry");
-        }
     }
 
     /// Leaves a room, however long Redis takes: a seat that is not given up stays for ever.

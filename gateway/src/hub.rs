@@ -5,9 +5,10 @@
 //! returns a [`Chore`] for the receiver.
 //!
 //! # Order
-//! A message is delivered when the predecessor that it names is the last one delivered here. An
-//! older position was seen already (or comes from a master that no longer is one) and is dropped;
-//! anything else is a gap: the room waits for [`Hub::fill`] while what arrives queues up.
+//! A message, or a change to one, is delivered when the predecessor that it names is the last one
+//! delivered here. An older position was seen already (or comes from a master that no longer is one)
+//! and is dropped; anything else is a gap: the room waits for [`Hub::fill`] while what arrives queues
+//! up. A gap that Redis does not remember ends in [`Hub::dismiss`].
 
 mod room;
 
@@ -26,18 +27,20 @@ use std::{
 
 use bytes::Bytes;
 use slotcast_proto::{
-    id::{RoomId, StreamPosition, UserId},
+    id::{RoomId, UserId},
     schema::bus::RoomMessage,
     slot::Slot,
-    wire::event::event_packet,
+    wire::{event::event_packet, offset::Cursor},
 };
 use tokio::{task::yield_now, time::Instant};
 
 use self::room::{Batch, Room, Step};
 use crate::{
     bus::{Live, Subscription},
+    close::Close,
     connection::Connection,
     session::{Profile, User},
+    store::Missed,
     websocket::append_text_frame,
 };
 
@@ -51,8 +54,9 @@ const FAN_OUT_SLICE: usize = 256;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub(crate) enum Chore {
-    /// Read the room's log after this position, then call [`Hub::fill`].
-    Fill(RoomId, StreamPosition),
+    /// Read what came after this in the room, then call [`Hub::fill`], or [`Hub::dismiss`] if it is
+    /// not known any more.
+    Fill(RoomId, Cursor),
     /// Wait this long, read the room's participants, then call [`Hub::announce_participants`].
     Participants(RoomId, Duration),
 }
@@ -238,7 +242,9 @@ impl Hub {
         subscribe: impl FnOnce() -> Subscription,
     ) -> Live {
         let mut rooms = self.rooms.lock(&room);
-        let entry = rooms.entry(room).or_insert_with(|| Room::new(subscribe()));
+        let entry = rooms
+            .entry(room)
+            .or_insert_with(|| Room::new(room, subscribe()));
         entry.add(connection);
         entry.subscription.live()
     }
@@ -255,12 +261,12 @@ impl Hub {
         }
     }
 
-    /// Tells a room where its log stood when a member joined: what comes after is delivered. True if
+    /// Tells a room where it stood when a member joined: what comes after is delivered. True if
     /// something waited for that, then the caller owes [`Hub::deliver`].
-    pub(crate) fn start(&self, room: RoomId, position: StreamPosition) -> bool {
+    pub(crate) fn start(&self, room: RoomId, cursor: Cursor) -> bool {
         let mut rooms = self.rooms.lock(&room);
         rooms.get_mut(&room).is_some_and(|entry| {
-            entry.start(position);
+            entry.start(cursor);
             entry.is_ready()
         })
     }
@@ -300,16 +306,21 @@ impl Hub {
             .is_some_and(Room::claim)
     }
 
-    /// Gives a room the messages that it missed, oldest first, up to the end of its log.
-    pub(crate) async fn fill(
-        &self,
-        room: RoomId,
-        messages: Vec<(StreamPosition, String)>,
-    ) -> Option<Chore> {
+    /// Gives a room what it missed, up to the newest.
+    pub(crate) async fn fill(&self, room: RoomId, missed: &Missed) -> Option<Chore> {
         if let Some(entry) = self.rooms.lock(&room).get_mut(&room) {
-            entry.fill(messages);
+            entry.fill(missed);
         }
         self.deliver(room).await
+    }
+
+    /// Closes everybody in a room: what they missed is not known any more, so they must load the room
+    /// anew.
+    pub(crate) fn dismiss(&self, room: RoomId) {
+        let entry = self.rooms.lock(&room).remove(&room);
+        for member in entry.iter().flat_map(Room::members) {
+            member.close(Close::Behind);
+        }
     }
 
     /// Doubts every room of a slot, whose channel was gone for a while; each wants
@@ -317,7 +328,7 @@ impl Hub {
     pub(crate) fn doubt_rooms(&self, slot: Slot) -> Vec<RoomId> {
         let mut doubted = Vec::new();
         self.rooms.for_each_mut(|room, entry| {
-            if room.slot() == slot && entry.position().is_some() {
+            if room.slot() == slot && entry.has_begun() {
                 entry.doubt();
                 doubted.push(*room);
             }

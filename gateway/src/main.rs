@@ -14,6 +14,7 @@ mod config;
 mod connection;
 mod connections;
 mod drain;
+mod feed;
 mod handler;
 mod handshake;
 mod hub;

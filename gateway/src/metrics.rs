@@ -10,6 +10,7 @@
 //! | `gateway_connections` | | open WebSocket connections |
 //! | `gateway_handshakes_total` | `outcome` | HTTP requests answered |
 //! | `gateway_closes_total` | `reason` | connections ended |
+//! | `gateway_recoveries_total` | `outcome` | clients that came back and asked for what they missed |
 //! | `gateway_outbox_bytes` | | bytes that wait for slow readers |
 //! | `gateway_outbox_connections` | | connections that bytes wait for |
 //! | `gateway_accept_errors_total` | | sockets that could not be accepted |
@@ -19,6 +20,7 @@
 //! | `socketio_marks_dropped_total` | | batches of read marks dropped because too many waited |
 //! | `bus_unknown_messages_total` | | messages of the bus that this version does not know |
 //! | `bus_gap_fills_total` | | times that a room's log was read because something may be lost |
+//! | `bus_lost_gaps_total` | | gaps that no log could fill: the room's members load it anew |
 //! | `bus_gap_messages_total` | | messages read from a log because the bus had lost them |
 //! | `bus_resubscribe_seconds` | | time from losing a link to delivering again |
 //! | `store_unavailable_total` | | questions that Redis did not answer |
@@ -102,6 +104,23 @@ pub(crate) struct ErrorLabels {
 }
 
 label_values! {
+    /// What a client got that came back.
+    Recovery {
+        /// Everything that it missed.
+        Recovered => "recovered",
+        /// The word to load its rooms anew.
+        Refused => "refused",
+    }
+}
+
+/// Labels of a client that came back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct RecoveryLabels {
+    /// What it got.
+    pub(crate) outcome: Recovery,
+}
+
+label_values! {
     /// How an HTTP request was answered.
     Handshake {
         /// A WebSocket began.
@@ -154,6 +173,8 @@ pub(crate) struct Metrics {
     pub(crate) outbox_bytes: Gauge<u64, AtomicU64>,
     /// Connections that bytes wait for; set when asked for.
     pub(crate) outbox_connections: Gauge<u64, AtomicU64>,
+    /// Clients that came back and asked for what they missed.
+    recoveries: Family<RecoveryLabels, Counter>,
     /// Sockets that could not be accepted.
     pub(crate) accept_errors: Counter,
     /// Panics of connection tasks.
@@ -166,6 +187,8 @@ pub(crate) struct Metrics {
     pub(crate) marks_dropped: Counter,
     /// Messages of the bus that this version does not know.
     pub(crate) bus_unknown_messages: Counter,
+    /// Gaps that no log could fill.
+    pub(crate) bus_lost_gaps: Counter,
     /// Times that a room's log was read because something may have been lost.
     pub(crate) bus_gap_fills: Counter,
     /// Messages read from a log because the bus had lost them.
@@ -202,6 +225,8 @@ impl Metrics {
             undecodable_events: Counter::default(),
             marks_dropped: Counter::default(),
             bus_unknown_messages: Counter::default(),
+            recoveries: Family::default(),
+            bus_lost_gaps: Counter::default(),
             bus_gap_fills: Counter::default(),
             bus_gap_messages: Counter::default(),
             bus_resubscribe_seconds: seconds_histogram(),
@@ -261,6 +286,11 @@ impl Metrics {
             self.handshakes.clone(),
         );
         sockets.register("closes", "Connections ended", self.closes.clone());
+        sockets.register(
+            "recoveries",
+            "Clients that came back and asked for what they missed",
+            self.recoveries.clone(),
+        );
         sockets.register(
             "outbox_bytes",
             "Bytes that wait for slow readers",
@@ -326,6 +356,11 @@ impl Metrics {
             self.bus_gap_fills.clone(),
         );
         self.registry.register(
+            "bus_lost_gaps",
+            "Gaps that no log could fill",
+            self.bus_lost_gaps.clone(),
+        );
+        self.registry.register(
             "bus_gap_messages",
             "Messages read from a log because the bus had lost them",
             self.bus_gap_messages.clone(),
@@ -346,6 +381,13 @@ impl Metrics {
     pub(crate) fn count_handshake(&self, outcome: Handshake) {
         self.handshakes
             .get_or_create(&HandshakeLabels { outcome })
+            .inc();
+    }
+
+    /// Counts a client that came back.
+    pub(crate) fn count_recovery(&self, outcome: Recovery) {
+        self.recoveries
+            .get_or_create(&RecoveryLabels { outcome })
             .inc();
     }
 
@@ -376,6 +418,7 @@ mod tests {
         let metrics = Metrics::new();
         metrics.count_handshake(Handshake::Full);
         metrics.count_close(Close::Slow);
+        metrics.count_recovery(Recovery::Recovered);
         metrics
             .message_errors
             .get_or_create(&ErrorLabels { error_type: "x" })
@@ -397,7 +440,7 @@ mod tests {
             names += 1;
             assert!(text.contains(&format!("\n{name}")), "{name} in\n{text}");
         }
-        assert_eq!(names, 20);
+        assert_eq!(names, 22);
         assert!(
             text.contains("gateway_closes_total{reason=\"slow\"} 1"),
             "{text}"

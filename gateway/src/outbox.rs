@@ -15,10 +15,26 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use slotcast_proto::id::{RoomId, StreamPosition};
+use slotcast_proto::{
+    id::RoomId,
+    wire::{event::with_offset, offset::Cursor},
+};
+
+use crate::{feed::Part, websocket::append_text_frame};
 
 /// Most frames of one write; more gain nothing (the kernel's own bound is 1,024).
 const SLICES_MAX: usize = 64;
+
+/// Where a client's view of a room begins.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Opening<'a> {
+    /// How far the client has got.
+    pub(crate) cursor: Cursor,
+    /// Event that answers the client.
+    pub(crate) answer: Option<&'a str>,
+    /// What came after `cursor`, as far as it is known.
+    pub(crate) missed: &'a [Part],
+}
 
 /// What happened to frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,8 +119,10 @@ pub(crate) struct Outbox {
     queue: VecDeque<Bytes>,
     /// Bytes in the queue and the gate.
     bytes: usize,
-    /// Boxed: used while a join is in flight, and until the first message after it has come.
+    /// Boxed: used while a join is in flight.
     gate: Option<Box<Gate>>,
+    /// How far the client has got in each of its rooms, if all that was said reaches it.
+    offset: Vec<(RoomId, Cursor)>,
     /// The first frame of the queue has left in part.
     is_front_partial: bool,
     /// Takes no more frames.
@@ -121,30 +139,7 @@ struct Gate {
 #[derive(Debug)]
 struct HeldRoom {
     room: RoomId,
-    frames: Vec<Part>,
-    /// Set when the join was answered: older messages were in the answer. Until the first message from
-    /// there on has come, older ones may follow.
-    from: Option<StreamPosition>,
-}
-
-/// A frame of a room, with its position if it is a message of the log.
-pub(crate) type Part = (Option<StreamPosition>, Bytes);
-
-/// Whether a message from `from` on is among the parts.
-fn has_begun(parts: &[Part], from: StreamPosition) -> bool {
-    parts
-        .iter()
-        .any(|(position, _)| position.is_some_and(|at| at >= from))
-}
-
-/// Of two outcomes the one that matters more to the connection.
-fn worst(one: Pushed, other: Pushed) -> Pushed {
-    match (one, other) {
-        (Pushed::Lost, _) | (_, Pushed::Lost) => Pushed::Lost,
-        (Pushed::Overflow, _) | (_, Pushed::Overflow) => Pushed::Overflow,
-        (Pushed::Queued, _) | (_, Pushed::Queued) => Pushed::Queued,
-        (Pushed::Done, Pushed::Done) => Pushed::Done,
-    }
+    parts: Vec<Part>,
 }
 
 impl Outbox {
@@ -155,6 +150,7 @@ impl Outbox {
             queue: VecDeque::new(),
             bytes: 0,
             gate: None,
+            offset: Vec::new(),
             is_front_partial: false,
             is_shut: false,
         }
@@ -221,14 +217,29 @@ impl Outbox {
     /// Makes the frames of `room` wait until it is released.
     pub(crate) fn hold(&mut self, room: RoomId) {
         self.take_held(room);
-        self.gate.get_or_insert_default().rooms.push(HeldRoom {
-            room,
-            frames: Vec::new(),
-            from: None,
-        });
+        let parts = Vec::new();
+        let gate = self.gate.get_or_insert_default();
+        gate.rooms.push(HeldRoom { room, parts });
     }
 
-    /// Like [`push`](Self::push) of `all`, unless `room` is held: then its parts wait one by one.
+    /// Notes that the client has got as far as `cursor` in `room`: nothing up to there is sent again.
+    pub(crate) fn note_cursor(&mut self, room: RoomId, cursor: Cursor) {
+        match self.cursor_mut(room) {
+            Some(known) => *known = cursor,
+            None => {
+                self.offset.reserve_exact(1);
+                self.offset.push((room, cursor));
+            }
+        }
+    }
+
+    fn cursor_mut(&mut self, room: RoomId) -> Option<&mut Cursor> {
+        let entry = self.offset.iter_mut().find(|(other, _)| *other == room);
+        entry.map(|(_, cursor)| cursor)
+    }
+
+    /// Sends the parts of `room`, given as one buffer and one by one, but what the client has already.
+    /// While the room is held they wait.
     pub(crate) fn deliver(
         &mut self,
         room: RoomId,
@@ -240,65 +251,81 @@ impl Outbox {
             return Pushed::Done;
         }
         let gate = self.gate.as_mut();
-        let Some(held) = gate.and_then(|gate| gate.rooms.iter_mut().find(|held| held.room == room))
-        else {
-            return self.push(all, write);
-        };
-        if let Some(from) = held.from {
-            if has_begun(parts, from) {
-                self.take_held(room);
-            }
-            return self.push_from(parts, from, write);
+        let held = gate.and_then(|gate| gate.rooms.iter_mut().find(|held| held.room == room));
+        if let Some(held) = held {
+            held.parts.extend_from_slice(parts);
+            self.charge(self.bytes + all.len());
+            return if self.budget.allows(self.bytes) {
+                Pushed::Done
+            } else {
+                Pushed::Overflow
+            };
         }
-        held.frames.extend_from_slice(parts);
-        self.charge(self.bytes + all.len());
-        if self.budget.allows(self.bytes) {
-            Pushed::Done
-        } else {
-            Pushed::Overflow
+        if self.is_as_others(room, parts) {
+            return self.push(all, write);
+        }
+        let mut frames = Vec::new();
+        self.append_parts(room, parts, &mut frames);
+        self.push(&frames.into(), write)
+    }
+
+    /// Whether the client needs all of the parts as they are; then it has got as far as they take it.
+    fn is_as_others(&mut self, room: RoomId, parts: &[Part]) -> bool {
+        let mut reaches = parts.iter().filter_map(|part| part.reach);
+        let Some(first) = reaches.next() else {
+            return true;
+        };
+        let [(only, cursor)] = self.offset.as_mut_slice() else {
+            return false;
+        };
+        let is_next = !first.place.is_within(*cursor) && first.cursor.max(*cursor) == first.cursor;
+        if *only != room || !is_next {
+            return false;
+        }
+        *cursor = reaches.last().unwrap_or(first).cursor;
+        true
+    }
+
+    /// Gathers what the client has not had, with its own offset where that is not the others'.
+    fn append_parts(&mut self, room: RoomId, parts: &[Part], frames: &mut Vec<u8>) {
+        for part in parts {
+            let Some(reach) = part.reach else {
+                frames.extend_from_slice(&part.frames);
+                continue;
+            };
+            if let Some(cursor) = self.cursor_mut(room) {
+                if reach.place.is_within(*cursor) {
+                    continue;
+                }
+                *cursor = cursor.max(reach.cursor);
+            }
+            part.append_with_offset(&self.offset, frames);
         }
     }
 
-    /// Ends the hold of `room`: `answer` goes first, then what waited and has no position or one not
-    /// before `from`. What is older may still be on its way and is dropped when it comes.
+    /// Ends the hold of `room`: the answer goes first, then what was missed, then what waited; nothing
+    /// twice.
     pub(crate) fn release(
         &mut self,
         room: RoomId,
-        answer: Option<Bytes>,
-        from: StreamPosition,
-        mut write: impl FnMut(&[u8]) -> io::Result<usize>,
+        opening: Opening<'_>,
+        write: impl FnMut(&[u8]) -> io::Result<usize>,
     ) -> Pushed {
         let held = self.take_held(room);
-        if !has_begun(&held, from) {
-            self.gate.get_or_insert_default().rooms.push(HeldRoom {
-                room,
-                frames: Vec::new(),
-                from: Some(from),
-            });
+        self.note_cursor(room, opening.cursor);
+        let mut frames = Vec::new();
+        if let Some(answer) = opening.answer {
+            append_text_frame(&mut frames, &with_offset(answer, &self.offset));
         }
-        let answered = answer.map_or(Pushed::Done, |answer| self.push(&answer, &mut write));
-        worst(answered, self.push_from(&held, from, write))
+        self.append_parts(room, opening.missed, &mut frames);
+        self.append_parts(room, &held, &mut frames);
+        self.push(&frames.into(), write)
     }
 
-    fn push_from(
-        &mut self,
-        parts: &[Part],
-        from: StreamPosition,
-        mut write: impl FnMut(&[u8]) -> io::Result<usize>,
-    ) -> Pushed {
-        let mut pushed = Pushed::Done;
-        for (_, frames) in parts
-            .iter()
-            .filter(|(at, _)| at.is_none_or(|at| at >= from))
-        {
-            pushed = worst(pushed, self.push(frames, &mut write));
-        }
-        pushed
-    }
-
-    /// Ends the hold of `room` and forgets what waited.
-    pub(crate) fn discard_held(&mut self, room: RoomId) {
+    /// Forgets `room` and what waited of it: the join failed, or the client has left.
+    pub(crate) fn forget(&mut self, room: RoomId) {
         self.take_held(room);
+        self.offset.retain(|(other, _)| *other != room);
     }
 
     /// Takes no more frames. What waits leaves still, then `farewell`.
@@ -357,7 +384,7 @@ impl Outbox {
             self.gate = None;
         }
         self.charge(self.bytes.saturating_sub(held.bytes()));
-        held.frames
+        held.parts
     }
 
     fn drop_gate(&mut self) {
@@ -375,7 +402,7 @@ impl Outbox {
 
 impl HeldRoom {
     fn bytes(&self) -> usize {
-        self.frames.iter().map(|(_, frames)| frames.len()).sum()
+        self.parts.iter().map(|part| part.frames.len()).sum()
     }
 }
 
@@ -396,9 +423,10 @@ pub(crate) fn is_transient(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use proptest::{collection::vec, prelude::*};
-    use slotcast_proto::slot::Slot;
+    use slotcast_proto::{id::StreamPosition, slot::Slot};
 
     use super::*;
+    use crate::{feed::Item, store::Missed, websocket::text_of_frame};
 
     /// A socket that takes a number of bytes and then blocks.
     #[derive(Default)]
@@ -442,10 +470,6 @@ mod tests {
 
     fn room(number: u32) -> RoomId {
         RoomId::new(Slot::new(7).unwrap(), number)
-    }
-
-    fn position(number: u64) -> StreamPosition {
-        StreamPosition { epoch: 1, number }
     }
 
     #[test]
@@ -529,80 +553,188 @@ mod tests {
         assert!(outbox.flush(|_| Err(error())).is_err());
     }
 
+    fn cursor(message: u64, change: u64) -> Cursor {
+        let position = |number| StreamPosition { epoch: 1, number };
+        Cursor {
+            message: position(message),
+            change: position(change),
+        }
+    }
+
+    /// The parts of a room whose members are at `from`: the messages and changes after it.
+    fn parts(room: RoomId, from: Cursor, upto: Cursor) -> Vec<Part> {
+        let missed = Missed {
+            messages: (from.message.number + 1..=upto.message.number)
+                .map(|number| (cursor(number, 0).message, format!("{number}")))
+                .collect(),
+            changes: (from.change.number + 1..=upto.change.number)
+                .map(|number| {
+                    let change = format!("a 000700000001{number:08x}0001 {{}}");
+                    (cursor(0, number).change, change)
+                })
+                .collect(),
+            ..Missed::default()
+        };
+        let mut at = from;
+        let items = Item::missed(&missed, from);
+        let parts = items.iter().map(|item| {
+            let part = item.part(room, at);
+            at = part.reach.map_or(at, |reach| reach.cursor);
+            part
+        });
+        parts.collect()
+    }
+
+    fn deliver(outbox: &mut Outbox, socket: &mut Socket, room: RoomId, parts: &[Part]) -> Pushed {
+        let frames: Vec<_> = parts.iter().map(|part| part.frames.to_vec()).collect();
+        let all = frames.concat().into();
+        outbox.deliver(room, &all, parts, |bytes| socket.write(bytes))
+    }
+
+    fn opening(cursor: Cursor) -> Opening<'static> {
+        Opening {
+            cursor,
+            answer: Some(r#"42["answer"]"#),
+            missed: &[],
+        }
+    }
+
+    fn release(outbox: &mut Outbox, socket: &mut Socket, room: RoomId, opening: Opening<'_>) {
+        outbox.release(room, opening, |bytes| socket.write(bytes));
+    }
+
+    /// Payload and offset of each event that the socket took.
+    fn events(socket: &mut Socket) -> Vec<(String, String)> {
+        let mut events = Vec::new();
+        let taken = mem::take(&mut socket.taken);
+        let mut rest = &taken[..];
+        while !rest.is_empty() {
+            let length = match rest[1] {
+                126 => 4 + usize::from(u16::from_be_bytes([rest[2], rest[3]])),
+                short => 2 + usize::from(short),
+            };
+            let packet = text_of_frame(&rest[..length]).unwrap();
+            let (event, offset) = packet.rsplit_once(",\"").unwrap_or((packet, "\"]"));
+            let payload = event.rsplit_once(",").map_or(event, |(_, payload)| payload);
+            events.push((payload.to_owned(), offset.replace("\"]", "")));
+            rest = &rest[length..];
+        }
+        events
+    }
+
+    fn event(payload: &str, offset: &str) -> (String, String) {
+        (payload.to_owned(), offset.to_owned())
+    }
+
+    fn wide() -> Socket {
+        Socket {
+            room: 100_000,
+            ..Socket::default()
+        }
+    }
+
     #[test]
     fn the_answer_comes_before_what_its_room_said_meanwhile() {
-        let mut socket = Socket {
-            room: 1000,
-            ..Socket::default()
-        };
-        let mut outbox = outbox(1000);
+        let (mut socket, mut outbox) = (wide(), outbox(1000));
         outbox.hold(room(1));
-        for (number, frames) in [(Some(4), "old "), (None, "typing "), (Some(5), "new ")] {
-            let frames = Bytes::from_static(frames.as_bytes());
-            let parts = [(number.map(position), frames.clone())];
-            outbox.deliver(room(1), &frames, &parts, |bytes| socket.write(bytes));
-        }
-        let other = Bytes::from_static(b"other room ");
-        let parts = [(Some(position(9)), other.clone())];
-        outbox.deliver(room(2), &other, &parts, |bytes| socket.write(bytes));
-        assert_eq!(outbox.budget.bytes(), 15);
-        let answer = Bytes::from_static(b"answer ");
-        outbox.release(room(1), Some(answer), position(5), |bytes| {
-            socket.write(bytes)
-        });
-        assert_eq!(
-            String::from_utf8_lossy(&socket.taken),
-            "other room answer typing new "
-        );
+        let meanwhile = parts(room(1), cursor(3, 0), cursor(5, 0));
+        deliver(&mut outbox, &mut socket, room(1), &meanwhile);
+        assert!(socket.taken.is_empty() && outbox.budget.bytes() > 0);
+        release(&mut outbox, &mut socket, room(1), opening(cursor(4, 0)));
+        let expected = [
+            event(r#"42["answer""#, "000700000001:1-4:1-0"),
+            event("5", "000700000001:1-5:1-0"),
+        ];
+        assert_eq!(events(&mut socket), expected, "the answer held 4 already");
         assert_eq!(outbox.budget.bytes(), 0);
         assert!(outbox.gate.is_none());
     }
 
     #[test]
     fn what_the_answer_held_already_does_not_follow_it() {
-        let mut socket = Socket {
-            room: 1000,
-            ..Socket::default()
-        };
-        let mut outbox = outbox(1000);
+        let (mut socket, mut outbox) = (wide(), outbox(1000));
         outbox.hold(room(1));
-        let answer = Bytes::from_static(b"answer ");
-        outbox.release(room(1), Some(answer), position(5), |bytes| {
-            socket.write(bytes)
-        });
-        for (number, frames) in [
-            (Some(4), "old "),
-            (None, "typing "),
-            (Some(5), "new "),
-            (Some(6), "newer "),
-        ] {
-            let frames = Bytes::from_static(frames.as_bytes());
-            let parts = [(number.map(position), frames.clone())];
-            outbox.deliver(room(1), &frames, &parts, |bytes| socket.write(bytes));
-        }
-        assert_eq!(
-            String::from_utf8_lossy(&socket.taken),
-            "answer typing new newer "
-        );
-        assert!(outbox.gate.is_none(), "a message from there on ends it");
+        release(&mut outbox, &mut socket, room(1), opening(cursor(4, 2)));
+        events(&mut socket);
+        let late = parts(room(1), cursor(2, 1), cursor(5, 3));
+        deliver(&mut outbox, &mut socket, room(1), &late);
+        let told = events(&mut socket);
+        assert_eq!(told.len(), 2, "message 5 and change 3: {told:?}");
+        assert_eq!(told[0], event("5", "000700000001:1-5:1-2"));
+        assert_eq!(told[1].1, "000700000001:1-5:1-3");
     }
 
     #[test]
-    fn held_frames_count_and_can_be_discarded() {
-        let mut socket = Socket {
-            room: 1000,
-            ..Socket::default()
-        };
-        let mut outbox = outbox(10);
+    fn what_was_missed_comes_between_the_answer_and_what_waited() {
+        let (mut socket, mut outbox) = (wide(), outbox(1000));
         outbox.hold(room(1));
-        let frames = Bytes::from_static(b"123456");
-        let parts = [(None, frames.clone())];
-        let mut deliver = || outbox.deliver(room(1), &frames, &parts, |bytes| socket.write(bytes));
-        assert_eq!(deliver(), Pushed::Done);
-        assert_eq!(deliver(), Pushed::Overflow);
-        outbox.discard_held(room(1));
+        let waited = parts(room(1), cursor(6, 0), cursor(8, 0));
+        deliver(&mut outbox, &mut socket, room(1), &waited);
+        let missed = parts(room(1), cursor(4, 0), cursor(7, 0));
+        let opening = Opening {
+            missed: &missed,
+            answer: None,
+            ..opening(cursor(4, 0))
+        };
+        release(&mut outbox, &mut socket, room(1), opening);
+        let payloads: Vec<_> = events(&mut socket)
+            .into_iter()
+            .map(|event| event.0)
+            .collect();
+        assert_eq!(payloads, ["5", "6", "7", "8"]);
+    }
+
+    #[test]
+    fn client_in_two_rooms_is_told_how_far_it_is_in_both() {
+        let (mut socket, mut outbox) = (wide(), outbox(1000));
+        for number in [1, 2] {
+            outbox.hold(room(number));
+            release(
+                &mut outbox,
+                &mut socket,
+                room(number),
+                opening(cursor(0, 0)),
+            );
+        }
+        events(&mut socket);
+        let one = parts(room(1), cursor(0, 0), cursor(1, 0));
+        let two = parts(room(2), cursor(0, 0), cursor(0, 1));
+        deliver(&mut outbox, &mut socket, room(1), &one);
+        deliver(&mut outbox, &mut socket, room(2), &two);
+        let offsets: Vec<_> = events(&mut socket)
+            .into_iter()
+            .map(|event| event.1)
+            .collect();
+        assert_eq!(
+            offsets,
+            [
+                "000700000001:1-1:1-0,000700000002:1-0:1-0",
+                "000700000001:1-1:1-0,000700000002:1-0:1-1"
+            ]
+        );
+        outbox.forget(room(1));
+        let next = parts(room(2), cursor(0, 1), cursor(1, 1));
+        deliver(&mut outbox, &mut socket, room(2), &next);
+        let shared = next[0].frames.clone();
+        assert_eq!(socket.taken, shared, "in one room again: the frame of all");
+    }
+
+    #[test]
+    fn held_frames_count_and_can_be_forgotten() {
+        let (mut socket, mut outbox) = (wide(), outbox(60));
+        outbox.hold(room(1));
+        let message = parts(room(1), cursor(0, 0), cursor(1, 0));
+        assert_eq!(
+            deliver(&mut outbox, &mut socket, room(1), &message),
+            Pushed::Done
+        );
+        assert_eq!(
+            deliver(&mut outbox, &mut socket, room(1), &message),
+            Pushed::Overflow
+        );
+        outbox.forget(room(1));
         assert_eq!(outbox.budget.bytes(), 0);
-        outbox.discard_held(room(1));
+        outbox.forget(room(1));
         assert!(socket.taken.is_empty());
     }
 

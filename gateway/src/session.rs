@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -23,8 +23,12 @@ const CHECK_INTERVAL_SECONDS: u32 = 60;
 pub(crate) struct Session {
     pub(crate) user: Arc<User>,
     pub(crate) id: SessionId,
-    /// Names the connection to whichever gateway it comes back to.
-    pub(crate) pid: Box<str>,
+    /// Tells this connection from others that went on under the same private id.
+    owner: u64,
+    /// Names the connection to whichever gateway it comes back to; set before the client knows it.
+    pid: AtomicU64,
+    /// Redis may remember the connection.
+    is_held: AtomicBool,
     rooms: Mutex<Vec<RoomId>>,
     /// Second of the last check since the process started, or [`DOUBTED`], or [`ENDED`].
     checked: AtomicU32,
@@ -37,14 +41,36 @@ const ENDED: u32 = u32::MAX;
 const DOUBTED: u32 = u32::MAX - 1;
 
 impl Session {
-    pub(crate) fn new(user: Arc<User>, id: SessionId, pid: &str, now_seconds: u32) -> Self {
+    pub(crate) fn new(user: Arc<User>, id: SessionId, owner: u64, now_seconds: u32) -> Self {
         Self {
             user,
             id,
-            pid: pid.into(),
+            owner,
+            pid: AtomicU64::new(0),
+            is_held: AtomicBool::new(false),
             rooms: Mutex::default(),
             checked: AtomicU32::new(now_seconds),
         }
+    }
+
+    /// The private id, as the client knows it.
+    pub(crate) fn pid(&self) -> String {
+        key_text(self.pid.load(Ordering::Relaxed))
+    }
+
+    /// Sets the private id.
+    pub(crate) fn set_pid(&self, pid: u64) {
+        self.pid.store(pid, Ordering::Relaxed);
+    }
+
+    /// Which of the connections under this private id it is.
+    pub(crate) fn owner(&self) -> String {
+        key_text(self.owner)
+    }
+
+    /// Whether Redis may remember the connection.
+    pub(crate) fn is_held(&self) -> bool {
+        self.is_held.load(Ordering::Relaxed)
     }
 
     /// The rooms that this connection joined.
@@ -72,10 +98,12 @@ impl Session {
 
     /// What is to be remembered of the connection while it lives.
     pub(crate) fn held<'a>(&'a self, rooms: &'a [RoomId]) -> HeldConnection<'a> {
+        self.is_held.store(true, Ordering::Relaxed);
         HeldConnection {
             user: self.user.id,
             session: self.id,
-            pid: &self.pid,
+            pid: self.pid(),
+            owner: self.owner(),
             is_parked: false,
             rooms,
         }
@@ -115,6 +143,17 @@ impl Session {
             .checked
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, alive);
     }
+}
+
+/// A random key as text: 16 lowercase hexadecimal digits.
+pub(crate) fn key_text(key: u64) -> String {
+    format!("{key:016x}")
+}
+
+/// Reads what [`key_text`] wrote.
+pub(crate) fn parse_key(text: &str) -> Option<u64> {
+    let key = u64::from_str_radix(text, 16).ok()?;
+    (key_text(key) == text).then_some(key)
 }
 
 /// A user with at least one connection here; shared by them.
@@ -293,6 +332,6 @@ mod tests {
     fn session() -> Session {
         let id = UserId::new(Slot::new(1).unwrap(), 2);
         let user = Arc::new(User::new(id, Profile::new(id, "name", "a@b.c", "")));
-        Session::new(user, SessionId::new(3), "pid", 0)
+        Session::new(user, SessionId::new(3), 4, 0)
     }
 }

@@ -7,16 +7,21 @@ use redis::{Cmd, FromRedisValue, Value, cmd};
 use slotcast_proto::{
     id::{FileId, GatewayId, MessageId, RoomId, SessionId, StreamPosition, UserId},
     schema::{
+        bus,
         key::{self, Channel},
         library::Function,
         record,
     },
     slot::Slot,
+    wire::offset::Cursor,
 };
 
-use crate::cluster::{Attempt, Cluster, StoreError};
+use crate::{
+    cluster::{Attempt, Cluster, StoreError},
+    session::key_text,
+};
 
-/// Messages read from a log at once when catching up.
+/// Entries read from a log or journal at once when catching up.
 const CATCH_UP_PAGE: usize = 500;
 
 /// Messages that a client gets when it joins a room.
@@ -28,6 +33,8 @@ const REACTION_KINDS_MAX: u32 = 50;
 pub(crate) struct Store {
     cluster: Arc<Cluster>,
     session_ttl_ms: u64,
+    /// How long what a lost connection needs is kept.
+    recovery_window_ms: u64,
     /// Messages kept a room; `None` keeps all.
     log_length_max: Option<u64>,
 }
@@ -46,6 +53,8 @@ pub(crate) struct Welcome {
     pub(crate) name: String,
     pub(crate) email: String,
     pub(crate) profile_image: String,
+    /// The connection that the client had before is remembered.
+    pub(crate) is_known: bool,
     /// Rooms of the connection that this one succeeds.
     pub(crate) rooms: Vec<RoomId>,
 }
@@ -54,8 +63,10 @@ pub(crate) struct Welcome {
 pub(crate) struct Arrival<'a> {
     pub(crate) user: UserId,
     pub(crate) session: SessionId,
-    /// The connection that the client had before, empty without one.
-    pub(crate) previous_pid: &'a str,
+    /// The connection that the client had before.
+    pub(crate) previous_pid: Option<u64>,
+    /// Tells this connection from others that go on under the same private id.
+    pub(crate) owner: u64,
     /// Payload of `duplicate_login` for the user's other sessions.
     pub(crate) notice: &'a str,
 }
@@ -64,7 +75,8 @@ pub(crate) struct Arrival<'a> {
 pub(crate) struct HeldConnection<'a> {
     pub(crate) user: UserId,
     pub(crate) session: SessionId,
-    pub(crate) pid: &'a str,
+    pub(crate) pid: String,
+    pub(crate) owner: String,
     /// Lost: who comes back without knowing `pid` may have its rooms too.
     pub(crate) is_parked: bool,
     pub(crate) rooms: &'a [RoomId],
@@ -89,19 +101,29 @@ pub(crate) struct Draft<'a> {
     pub(crate) body: &'a str,
 }
 
+/// What a reader of a room has missed.
+#[derive(Debug, Default)]
+pub(crate) struct Missed {
+    /// Every message appended from here on bears this epoch or a later one.
+    pub(crate) epoch: u64,
+    /// Position and JSON, oldest first.
+    pub(crate) messages: Vec<(StreamPosition, String)>,
+    /// Id and text ([`Change::parse`](slotcast_proto::schema::bus::Change::parse)), oldest first.
+    pub(crate) changes: Vec<(StreamPosition, String)>,
+}
+
 /// Outcome of a join.
 pub(crate) enum Joined {
     /// The user is new in the room.
     Entered {
-        /// Where the announcement of the user stands.
-        position: StreamPosition,
-        previous: StreamPosition,
+        /// What the page shows.
+        shown: Cursor,
         members: Vec<String>,
         page: Page,
     },
     /// The user was there already.
     Seated {
-        newest: StreamPosition,
+        newest: Cursor,
     },
     UnknownRoom,
     /// The room has a password that the user never gave.
@@ -157,12 +179,13 @@ impl Store {
     pub(crate) const fn new(
         cluster: Arc<Cluster>,
         session_ttl: Duration,
+        recovery_window: Duration,
         log_length_max: Option<u64>,
     ) -> Self {
-        let session_ttl_ms = session_ttl.as_secs().saturating_mul(1000);
         Self {
             cluster,
-            session_ttl_ms,
+            session_ttl_ms: session_ttl.as_secs().saturating_mul(1000),
+            recovery_window_ms: recovery_window.as_secs().saturating_mul(1000),
             log_length_max,
         }
     }
@@ -178,13 +201,16 @@ impl Store {
             .arg(user.to_string())
             .arg(arrival.session.to_string())
             .arg(self.session_ttl_ms)
-            .arg(arrival.previous_pid)
+            .arg(arrival.previous_pid.map(key_text).unwrap_or_default())
             .arg(arrival.notice)
+            .arg(key_text(arrival.owner))
+            .arg(self.recovery_window_ms)
             .to_owned();
         let answer = Answer::of("connect", self.call(user.slot(), call).await?)?;
         match answer.reason.as_str() {
             "ok" => {
-                let (name, email, profile_image, rooms): (_, _, _, Vec<String>) = answer.rest()?;
+                let (name, email, profile_image, is_known, rooms): (_, _, _, _, Vec<String>) =
+                    answer.rest()?;
                 let rooms = rooms
                     .iter()
                     .filter_map(|room| RoomId::from_prefix(room).ok());
@@ -193,6 +219,7 @@ impl Store {
                     name,
                     email,
                     profile_image,
+                    is_known,
                     rooms,
                 }))
             }
@@ -227,21 +254,41 @@ impl Store {
         let rooms = held.rooms.iter().map(|room| format!(" {}", room.prefix()));
         let rooms: String = rooms.collect();
         let call = function(Function::HoldConnection, &[key::connections(held.user)])
-            .arg(held.pid)
+            .arg(&held.pid)
             .arg(held.session.to_string())
             .arg(state)
+            .arg(&held.owner)
             .arg(rooms)
             .arg(self.session_ttl_ms)
             .to_owned();
         self.call(held.user.slot(), call).await.map(drop)
     }
 
+    /// Tells a user's other connection under this private id that `owner` has its seats.
+    pub(crate) async fn announce_take_over(
+        &self,
+        user: UserId,
+        pid: &str,
+        owner: &str,
+    ) -> Result<(), StoreError> {
+        let call = cmd("SPUBLISH")
+            .arg(Channel::Users(user.slot()).to_string())
+            .arg(bus::taken_over(user, pid, owner))
+            .to_owned();
+        self.call(user.slot(), call).await.map(drop)
+    }
+
+    /// Forgets a connection, unless another one goes on under its private id.
     pub(crate) async fn forget_connection(
         &self,
         user: UserId,
         pid: &str,
+        owner: &str,
     ) -> Result<(), StoreError> {
-        let call = cmd("HDEL").arg(key::connections(user)).arg(pid).to_owned();
+        let call = function(Function::ForgetConnection, &[key::connections(user)])
+            .arg(pid)
+            .arg(owner)
+            .to_owned();
         self.call(user.slot(), call).await.map(drop)
     }
 
@@ -287,6 +334,7 @@ impl Store {
             key::log(room),
             key::reads(room),
             key::reactions(room),
+            key::changes(room),
         ];
         let value = self
             .cluster
@@ -309,18 +357,17 @@ impl Store {
         match answer.reason.as_str() {
             "joined" => {
                 let page = answer.take_page()?;
-                let (position, previous, members): (String, String, _) = answer.rest()?;
+                let (change, _, previous, members): (String, String, String, _) = answer.rest()?;
                 Ok(Joined::Entered {
-                    position: parse_position(&position)?,
-                    previous: parse_position(&previous)?,
+                    shown: parse_cursor(&previous, &change)?,
                     members,
                     page,
                 })
             }
             "seated" => {
-                let (newest,): (String,) = answer.rest()?;
+                let (change, position): (String, String) = answer.rest()?;
                 Ok(Joined::Seated {
-                    newest: parse_position(&newest)?,
+                    newest: parse_cursor(&position, &change)?,
                 })
             }
             "refused" => Ok(Joined::Refused),
@@ -328,17 +375,18 @@ impl Store {
         }
     }
 
-    /// Takes a seat for a user who still has one; the newest position then, or `None`.
+    /// Takes a seat for a user who still has one; the newest of the room then, or `None`.
     pub(crate) async fn restore(
         &self,
         room: RoomId,
         user: UserId,
         gateway: GatewayId,
-    ) -> Result<Option<StreamPosition>, StoreError> {
+    ) -> Result<Option<Cursor>, StoreError> {
         let keys = [
             key::seats(room),
             key::held(room.slot(), gateway),
             key::log(room),
+            key::changes(room),
         ];
         let call = function(Function::Restore, &keys)
             .arg(room.prefix().to_string())
@@ -349,8 +397,8 @@ impl Store {
         if answer.reason != "ok" {
             return Ok(None);
         }
-        let (newest,): (String,) = answer.rest()?;
-        parse_position(&newest).map(Some)
+        let (change, position): (String, String) = answer.rest()?;
+        parse_cursor(&position, &change).map(Some)
     }
 
     /// Gives a seat up; announces the leave when it was the user's last.
@@ -361,6 +409,7 @@ impl Store {
             key::seats(room),
             key::held(room.slot(), seat.gateway),
             key::log(room),
+            key::changes(room),
         ];
         let call = function(Function::Leave, &keys)
             .arg(Channel::Rooms(room.slot()).to_string())
@@ -371,6 +420,7 @@ impl Store {
             .arg(self.length_max())
             .arg(seat.body)
             .arg(leaver_json)
+            .arg(self.recovery_window_ms)
             .to_owned();
         self.call(room.slot(), call).await.map(drop)
     }
@@ -403,34 +453,76 @@ impl Store {
         answer.take_page().map(Some)
     }
 
-    /// Everything in a room's log after a position, oldest first. Long gaps take several round trips.
-    pub(crate) async fn messages_after(
+    /// Everything that happened in a room after `cursor`, or `None` when the room does not remember
+    /// that far back or had more messages since. Long gaps take several round trips.
+    pub(crate) async fn missed(
+        &self,
+        room: RoomId,
+        cursor: Cursor,
+        messages_max: usize,
+    ) -> Result<Option<Missed>, StoreError> {
+        let (log, changes) = tokio::try_join!(
+            self.messages_after(room, cursor.message, messages_max),
+            self.changes_after(room, cursor.change)
+        )?;
+        Ok(log.zip(changes).map(|((epoch, messages), changes)| Missed {
+            epoch,
+            messages,
+            changes,
+        }))
+    }
+
+    async fn messages_after(
         &self,
         room: RoomId,
         mut after: StreamPosition,
-    ) -> Result<Vec<(StreamPosition, String)>, StoreError> {
+        messages_max: usize,
+    ) -> Result<Option<(u64, Vec<(StreamPosition, String)>)>, StoreError> {
         let mut messages = Vec::new();
         loop {
-            let call = cmd("XRANGE")
-                .arg(key::log(room))
-                .arg(format!("({after}"))
-                .arg("+")
-                .arg("COUNT")
+            let call = function(Function::ReadLog, &[key::log(room)])
+                .arg(after.to_string())
                 .arg(CATCH_UP_PAGE)
                 .to_owned();
-            let entries: Vec<(String, Vec<String>)> =
-                convert("XRANGE", self.call(room.slot(), call).await?)?;
-            let count = entries.len();
-            for (position, fields) in entries {
+            let answer = Answer::of("read_log", self.call(room.slot(), call).await?)?;
+            if answer.reason != "ok" || messages.len() > messages_max {
+                return Ok(None);
+            }
+            let (epoch, page): (u64, Vec<(String, String)>) = answer.rest()?;
+            let count = page.len();
+            for (position, json) in page {
                 after = parse_position(&position)?;
-                let json = fields
-                    .into_iter()
-                    .nth(5)
-                    .ok_or(StoreError::Unexpected("XRANGE"))?;
                 messages.push((after, json));
             }
             if count < CATCH_UP_PAGE {
-                return Ok(messages);
+                return Ok((messages.len() <= messages_max).then_some((epoch, messages)));
+            }
+        }
+    }
+
+    async fn changes_after(
+        &self,
+        room: RoomId,
+        mut after: StreamPosition,
+    ) -> Result<Option<Vec<(StreamPosition, String)>>, StoreError> {
+        let mut changes = Vec::new();
+        loop {
+            let call = function(Function::ReadChanges, &[key::changes(room)])
+                .arg(after.to_string())
+                .arg(CATCH_UP_PAGE)
+                .to_owned();
+            let answer = Answer::of("read_changes", self.call(room.slot(), call).await?)?;
+            if answer.reason != "ok" {
+                return Ok(None);
+            }
+            let (page,): (Vec<(String, String)>,) = answer.rest()?;
+            let count = page.len();
+            for (id, change) in page {
+                after = parse_position(&id)?;
+                changes.push((after, change));
+            }
+            if count < CATCH_UP_PAGE {
+                return Ok(Some(changes));
             }
         }
     }
@@ -488,10 +580,16 @@ impl Store {
         room: RoomId,
         marks: &[(UserId, Vec<MessageId>)],
     ) -> Result<(), StoreError> {
-        let keys = [key::log(room), key::members(room), key::reads(room)];
+        let keys = [
+            key::log(room),
+            key::members(room),
+            key::reads(room),
+            key::changes(room),
+        ];
         let mut call = function(Function::MarkRead, &keys);
         call.arg(Channel::Rooms(room.slot()).to_string())
-            .arg(room.prefix().to_string());
+            .arg(room.prefix().to_string())
+            .arg(self.recovery_window_ms);
         for (user, messages) in marks {
             let messages: Vec<_> = messages.iter().map(MessageId::to_string).collect();
             call.arg(user.to_string()).arg(messages.join(","));
@@ -508,7 +606,12 @@ impl Store {
         add: bool,
     ) -> Result<Reacted, StoreError> {
         let room = message.room();
-        let keys = [key::log(room), key::members(room), key::reactions(room)];
+        let keys = [
+            key::log(room),
+            key::members(room),
+            key::reactions(room),
+            key::changes(room),
+        ];
         let call = function(Function::React, &keys)
             .arg(Channel::Rooms(room.slot()).to_string())
             .arg(room.prefix().to_string())
@@ -517,6 +620,7 @@ impl Store {
             .arg(reaction)
             .arg(if add { "add" } else { "remove" })
             .arg(REACTION_KINDS_MAX)
+            .arg(self.recovery_window_ms)
             .to_owned();
         let answer = Answer::of("react", self.call(room.slot(), call).await?)?;
         Ok(match answer.reason.as_str() {
@@ -710,6 +814,13 @@ fn convert<T: FromRedisValue>(call: &'static str, value: Value) -> Result<T, Sto
 fn parse_position(text: &str) -> Result<StreamPosition, StoreError> {
     text.parse()
         .map_err(|_| StoreError::Unexpected("a stream position"))
+}
+
+fn parse_cursor(position: &str, change: &str) -> Result<Cursor, StoreError> {
+    Ok(Cursor {
+        message: parse_position(position)?,
+        change: parse_position(change)?,
+    })
 }
 
 fn function(function: Function, keys: &[String]) -> Cmd {

@@ -320,6 +320,16 @@ pub(crate) fn append_text_frame(buffer: &mut Vec<u8>, text: &str) {
     append_frame(buffer, 0x81, text.as_bytes());
 }
 
+/// The text of one of our text frames.
+pub(crate) fn text_of_frame(frame: &[u8]) -> Option<&str> {
+    let header = match frame.get(1)? {
+        126 => 4,
+        127 => 10,
+        _ => 2,
+    };
+    std::str::from_utf8(frame.get(header..)?).ok()
+}
+
 /// The answer to a ping.
 pub(crate) fn pong_frame(payload: &[u8]) -> Bytes {
     let mut buffer = Vec::with_capacity(HEADER_BYTES_MAX + payload.len());

@@ -47,6 +47,9 @@ pub const MARKED_MESSAGES_MAX: usize = 1_000;
 /// Longest reaction, in bytes. The longest emoji sequence in Unicode is 35 bytes.
 pub const REACTION_BYTES_MAX: usize = 64;
 
+/// Most rooms in the offset of a client that reconnects: one of more rooms reloads instead.
+pub const OFFSET_ROOMS_MAX: usize = 64;
+
 /// Most events of one connection that wait for their owner to take them. An owner that drains after
 /// each input never has more than one.
 pub const PEER_EVENTS_MAX: usize = 8;
@@ -64,4 +67,6 @@ const _: () = assert!((ATTACHMENTS_MAX.ilog10() as usize) < ATTACHMENT_DIGITS_MA
 const _: () = assert!(ATTACHMENT_BYTES_MAX <= MAX_PAYLOAD_BYTES_DEFAULT);
 // A full batch of 24-digit ids, each with quotes and comma, fits a frame.
 const _: () = assert!(MARKED_MESSAGES_MAX * 27 < MAX_PAYLOAD_BYTES_DEFAULT as usize);
+// An offset of so many rooms, each with two positions of 20 and 10 digits at the most, fits a CONNECT.
+const _: () = assert!(OFFSET_ROOMS_MAX * 80 < UNACCEPTED_PAYLOAD_BYTES_MAX as usize / 2);
 const _: () = assert!(PEER_EVENTS_MAX < PEER_TRANSMITS_MAX);

@@ -16,6 +16,7 @@ use serde::Serialize;
 
 pub mod engineio;
 pub mod event;
+pub mod offset;
 pub mod peer;
 pub mod socketio;
 

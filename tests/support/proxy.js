@@ -17,6 +17,7 @@ class Proxy {
       from.setNoDelay(true);
       from.on('error', () => {});
       from.on('close', () => {
+        if (pair.isLost) return;
         to.destroy();
         this.pairs.delete(pair);
       });
@@ -32,6 +33,14 @@ class Proxy {
   /** Resets every connection, on both sides. */
   cut() {
     for (const pair of this.pairs) for (const socket of pair) socket.resetAndDestroy();
+  }
+
+  /** Carries nothing more on the connections of now; the far side hears nothing, not even their end. */
+  lose() {
+    for (const pair of this.pairs) {
+      pair.isLost = true;
+      for (const socket of pair) socket.unpipe().pause();
+    }
   }
 
   close() {

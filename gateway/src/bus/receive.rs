@@ -18,6 +18,9 @@ use crate::{app::App, cluster::StoreError, handler, hub::Chore};
 /// same link do not wait.
 const INLINE_MEMBERS_MAX: usize = 256;
 
+/// Longest gap that is filled, in messages; beyond it members load the room anew, which costs less.
+const GAP_MESSAGES_MAX: usize = 10_000;
+
 /// Pause before a store that did not answer is asked again for a room's log.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
@@ -73,6 +76,9 @@ impl Receiver {
                 handler::session::replaced(&self.app, user, *session);
             }
             UserMessage::LoggedOut => handler::session::logged_out(&self.app, user),
+            UserMessage::TakenOver { pid, owner } => {
+                handler::session::taken_over(&self.app, user, pid, owner);
+            }
             UserMessage::Connected { session, notice } => {
                 handler::session::connected_elsewhere(&self.app, user, *session, notice);
             }
@@ -150,11 +156,16 @@ async fn perform(app: &App, chore: Option<Chore>) {
         match chore {
             Chore::Fill(room, after) => {
                 app.metrics.bus_gap_fills.inc();
-                match app.store.messages_after(room, after).await {
-                    Ok(messages) => {
-                        let count = u64::try_from(messages.len()).unwrap_or(u64::MAX);
+                match app.store.missed(room, after, GAP_MESSAGES_MAX).await {
+                    Ok(Some(missed)) => {
+                        let count = u64::try_from(missed.messages.len()).unwrap_or(u64::MAX);
                         app.metrics.bus_gap_messages.inc_by(count);
-                        chores.extend(app.hub.fill(room, messages).await);
+                        chores.extend(app.hub.fill(room, &missed).await);
+                    }
+                    Ok(None) => {
+                        warn!(%room, "the log does not reach back to where the room's members are");
+                        app.metrics.bus_lost_gaps.inc();
+                        app.hub.dismiss(room);
                     }
                     Err(error) => chores.extend(retry_later(app, room, &error, chore).await),
                 }

@@ -3,8 +3,11 @@
 use std::sync::Arc;
 
 use slotcast_proto::{
-    id::{GatewayId, RoomId, StreamPosition, UserId},
-    wire::event::{JoinRoomError, JoinRoomSuccess, RoomState, ServerEvent, UserLeft},
+    id::{GatewayId, RoomId, UserId},
+    wire::{
+        event::{JoinRoomError, JoinRoomSuccess, RoomState, ServerEvent, UserLeft},
+        offset::Cursor,
+    },
 };
 use tracing::warn;
 
@@ -14,9 +17,9 @@ use crate::{
     bus,
     cluster::StoreError,
     connection::Connection,
-    session::{Session, User},
+    outbox::Opening,
+    session::{Session, User, key_text},
     store::{Joined, Page, Seat},
-    websocket::text_frame,
 };
 
 const UNAUTHORIZED: &str = "Unauthorized";
@@ -43,26 +46,15 @@ pub(super) async fn join(app: &Arc<App>, connection: &Arc<Connection>, room_id: 
     connection.hold(room);
     match take_seat(app, connection, session, room).await {
         Ok(Joined::Entered {
-            position,
-            previous,
+            shown,
             members,
             page,
         }) => {
             let answer = answer(room, Some((&members, &page)));
-            let start = Start {
-                room,
-                previous,
-                from: position,
-            };
-            admit(app, connection, start, Some(answer));
+            open(app, connection, room, shown, Some(&answer));
         }
         Ok(Joined::Seated { newest }) => {
-            let start = Start {
-                room,
-                previous: newest,
-                from: after(newest),
-            };
-            admit(app, connection, start, Some(answer(room, None)));
+            open(app, connection, room, newest, Some(&answer(room, None)));
         }
         Ok(Joined::UnknownRoom) => turn_away(app, connection, session, room, UNKNOWN_ROOM),
         Ok(Joined::Refused) => turn_away(app, connection, session, room, WRONG_PASSWORD),
@@ -96,7 +88,11 @@ async fn take_seat(
     joined
 }
 
-async fn request_seat(app: &App, user: &User, room: RoomId) -> Result<Joined, StoreError> {
+pub(super) async fn request_seat(
+    app: &App,
+    user: &User,
+    room: RoomId,
+) -> Result<Joined, StoreError> {
     let gateway = app.lease.cover(app, room.slot()).await?;
     let profile = user.profile();
     let seat = Seat {
@@ -119,25 +115,29 @@ pub(crate) async fn take_seat_again(
     request_seat(app, user, room).await.map(drop)
 }
 
-/// Where a connection's view of a room begins.
-struct Start {
+/// Lets a connection see what happens in a room from `cursor` on.
+fn open(
+    app: &Arc<App>,
+    connection: &Connection,
     room: RoomId,
-    /// The log's newest position before the connection's first message.
-    previous: StreamPosition,
-    /// The first message that the connection gets live.
-    from: StreamPosition,
+    cursor: Cursor,
+    answer: Option<&str>,
+) {
+    start(app, room, cursor);
+    let opening = Opening {
+        cursor,
+        answer,
+        missed: &[],
+    };
+    connection.release(room, opening);
 }
 
-fn admit(app: &Arc<App>, connection: &Arc<Connection>, start: Start, answer: Option<String>) {
-    if app.hub.start(start.room, start.previous) {
+/// Lets a room go on from where it stood when a member came.
+pub(super) fn start(app: &Arc<App>, room: RoomId, cursor: Cursor) {
+    if app.hub.start(room, cursor) {
         // Not within the handler, which may be given up half-way.
-        tokio::spawn(bus::deliver(Arc::clone(app), start.room));
+        tokio::spawn(bus::deliver(Arc::clone(app), room));
     }
-    connection.release(
-        start.room,
-        answer.map(|answer| text_frame(&answer)),
-        start.from,
-    );
 }
 
 fn turn_away(
@@ -155,7 +155,7 @@ fn turn_away(
 fn step_out(app: &App, connection: &Arc<Connection>, session: &Session, room: RoomId) -> bool {
     let was_there = session.exit(room);
     app.hub.exit(room, connection);
-    connection.discard_held(room);
+    connection.forget(room);
     was_there
 }
 
@@ -187,23 +187,14 @@ fn answer(room: RoomId, state: Option<(&[String], &Page)>) -> String {
 pub(super) async fn restore(
     app: &Arc<App>,
     connection: &Arc<Connection>,
+    session: &Session,
     room: RoomId,
 ) -> Result<(), StoreError> {
-    let Some(session) = connection.session().get() else {
-        return Ok(());
-    };
-    session.enter(room);
     connection.hold(room);
     match restore_seat(app, connection, session, room).await {
         Ok(Some(newest)) => {
-            let start = Start {
-                room,
-                previous: newest,
-                from: after(newest),
-            };
-            admit(app, connection, start, None);
-            let rooms = session.rooms();
-            app.store.hold_connection(&session.held(&rooms)).await
+            open(app, connection, room, newest, None);
+            Ok(())
         }
         outcome => {
             step_out(app, connection, session, room);
@@ -220,7 +211,7 @@ async fn restore_seat(
     connection: &Arc<Connection>,
     session: &Session,
     room: RoomId,
-) -> Result<Option<StreamPosition>, StoreError> {
+) -> Result<Option<Cursor>, StoreError> {
     let live = app.hub.enter(room, connection, || app.subscribe(room));
     live.wait().await?;
     let gateway = app.lease.cover(app, room.slot()).await?;
@@ -239,16 +230,11 @@ pub(super) async fn leave(app: &Arc<App>, connection: &Arc<Connection>, room_id:
         return;
     }
     let rooms = session.rooms();
-    let remember = async {
-        if rooms.is_empty() {
-            app.store
-                .forget_connection(session.user.id, &session.pid)
-                .await
-        } else {
-            app.store.hold_connection(&session.held(&rooms)).await
-        }
-    };
-    let (left, remembered) = tokio::join!(leave_seat(app, &session.user, room), remember);
+    let held = session.held(&rooms);
+    let (left, remembered) = tokio::join!(
+        leave_seat(app, &session.user, room),
+        app.store.hold_connection(&held)
+    );
     if let Err(error) = remembered {
         warn!(%error, "a connection may find a room again that it left");
     }
@@ -304,12 +290,5 @@ pub(crate) fn announcement(room: RoomId, name: &str, what: &str) -> String {
 
 /// An idempotency key that no other message has.
 pub(crate) fn random_key() -> String {
-    format!("{:016x}", fastrand::u64(..))
-}
-
-const fn after(position: StreamPosition) -> StreamPosition {
-    StreamPosition {
-        epoch: position.epoch,
-        number: position.number + 1,
-    }
+    key_text(fastrand::u64(..))
 }

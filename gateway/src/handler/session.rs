@@ -67,6 +67,16 @@ pub(crate) fn connected_elsewhere(
     }
 }
 
+/// The user's connection `owner` goes on under `pid`: what is left of the one before may go.
+pub(crate) fn taken_over(app: &App, user: UserId, pid: &str, owner: &str) {
+    for connection in app.hub.connections_of(user) {
+        let session = connection.session().get();
+        if session.is_some_and(|session| session.pid() == pid && session.owner() != owner) {
+            connection.close(Close::TakenOver);
+        }
+    }
+}
+
 fn of_other_sessions(app: &App, user: UserId, current: SessionId) -> Vec<Arc<Connection>> {
     let mut connections = app.hub.connections_of(user);
     connections.retain(|connection| {

@@ -4,16 +4,21 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use slotcast_proto::{
-    id::StreamPosition,
+    id::RoomId,
     schema::bus::{Appended, RoomMessage},
-    wire::event::{
-        MESSAGE, MessageReactionUpdate, MessagesRead, ParticipantsUpdate, ServerEvent, UserLeft,
-        event_packet,
+    wire::{
+        event::{ParticipantsUpdate, ServerEvent, UserLeft, event_packet},
+        offset::Cursor,
     },
 };
 use tokio::time::Instant;
 
-use crate::{bus::Subscription, connection::Connection, outbox::Part, websocket::text_frame};
+use crate::{
+    bus::Subscription,
+    connection::Connection,
+    feed::{Item, Part, Place},
+    store::Missed,
+};
 
 /// Messages that wait for a gap to be filled; beyond that they are dropped, for the log has them.
 const QUEUE_MAX: usize = 4096;
@@ -23,15 +28,18 @@ const QUEUE_MAX: usize = 4096;
 const PARTICIPANTS_BYTES_PER_SECOND: usize = 16 * 1024 * 1024;
 
 pub(super) struct Room {
+    id: RoomId,
     /// Copied on write: a batch keeps the members it was taken for.
     members: Arc<Vec<Arc<Connection>>>,
     pub(super) subscription: Subscription,
     queue: VecDeque<Item>,
     state: State,
-    /// The last message delivered, or where the first member joined.
-    last: Option<StreamPosition>,
+    /// How far the members have got, or where the first one joined.
+    last: Option<Cursor>,
     /// Something may be missing behind `last`: the log must be read before anything else goes out.
     doubted: bool,
+    /// A message of an older epoch that is not in the log comes from a master that no longer is one.
+    epoch_min: u64,
     participants: Participants,
 }
 
@@ -43,12 +51,6 @@ enum State {
     Delivering,
     /// The log is being read; of what is queued, so many items were there when it began.
     Filling(usize),
-}
-
-struct Item {
-    /// Place and predecessor, for messages of the log; the rest goes out as it comes.
-    place: Option<(StreamPosition, StreamPosition)>,
-    frame: Bytes,
 }
 
 /// Frames for a room's members, ready to go out.
@@ -63,8 +65,8 @@ pub(super) struct Batch {
 /// What comes next in a room.
 pub(super) enum Step {
     Send(Batch),
-    /// The log after this position is missing.
-    Missing(StreamPosition),
+    /// What came after this is missing.
+    Missing(Cursor),
     Done,
 }
 
@@ -91,14 +93,16 @@ enum Stage {
 }
 
 impl Room {
-    pub(super) fn new(subscription: Subscription) -> Self {
+    pub(super) fn new(id: RoomId, subscription: Subscription) -> Self {
         Self {
+            id,
             members: Arc::default(),
             subscription,
             queue: VecDeque::new(),
             state: State::Idle,
             last: None,
             doubted: false,
+            epoch_min: 0,
             participants: Participants::default(),
         }
     }
@@ -123,65 +127,32 @@ impl Room {
         }
     }
 
+    pub(super) fn members(&self) -> &[Arc<Connection>] {
+        &self.members
+    }
+
     pub(super) fn member_count(&self) -> usize {
         self.members.len()
     }
 
-    pub(super) const fn position(&self) -> Option<StreamPosition> {
-        self.last
+    /// Whether it is known how far the members have got.
+    pub(super) const fn has_begun(&self) -> bool {
+        self.last.is_some()
     }
 
-    /// Where the log stood when a member joined; counts only for the first.
-    pub(super) fn start(&mut self, position: StreamPosition) {
-        self.last.get_or_insert(position);
+    /// Where the room stood when a member joined; counts only for the first.
+    pub(super) fn start(&mut self, cursor: Cursor) {
+        self.last.get_or_insert(cursor);
     }
 
     pub(super) fn push(&mut self, message: &RoomMessage<'_>) {
-        match message {
-            RoomMessage::Appended(Appended {
-                position,
-                previous,
-                json,
-            }) => {
-                self.push_item(Item {
-                    place: Some((*position, *previous)),
-                    frame: text_frame(&event_packet(MESSAGE, json)),
-                });
-            }
-            RoomMessage::Read(readers) => {
-                for (user, messages) in readers {
-                    let user_id = &user.to_string();
-                    self.push_packet(
-                        &MessagesRead {
-                            user_id,
-                            message_ids: messages,
-                        }
-                        .packet(),
-                    );
-                }
-            }
-            RoomMessage::Reactions { message, json } => {
-                if let Ok(reactions) = serde_json::from_str::<&serde_json::value::RawValue>(json) {
-                    let message_id = &message.to_string();
-                    self.push_packet(
-                        &MessageReactionUpdate {
-                            message_id,
-                            reactions,
-                        }
-                        .packet(),
-                    );
-                }
-            }
-            RoomMessage::Event(event) => self.push_packet(&event_packet(event.name, event.json)),
-            RoomMessage::Participants { .. } => {}
+        if let Some(item) = Item::of_bus(message).filter(|_| !self.is_stale(message)) {
+            self.push_item(item);
         }
     }
 
-    fn push_packet(&mut self, packet: &str) {
-        self.push_item(Item {
-            place: None,
-            frame: text_frame(packet),
-        });
+    fn is_stale(&self, message: &RoomMessage<'_>) -> bool {
+        matches!(message, RoomMessage::Appended(Appended { position, .. }) if position.epoch < self.epoch_min)
     }
 
     fn push_item(&mut self, item: Item) {
@@ -214,33 +185,36 @@ impl Room {
         if let (true, Some(last)) = (self.doubted, self.last) {
             return self.missing(last);
         }
+        let Some(mut cursor) = self.last else {
+            return Step::Done;
+        };
         let mut parts = Vec::new();
         while let Some(item) = self.queue.pop_front() {
-            let Some((position, previous)) = item.place else {
-                parts.push((None, item.frame));
-                continue;
-            };
-            if self.last.is_some_and(|last| position <= last) {
-                continue;
+            if let Some((place, previous)) = item.place {
+                if place.is_within(cursor) {
+                    continue;
+                }
+                if !place.follows(previous, cursor) {
+                    self.queue.push_front(item);
+                    break;
+                }
             }
-            if self.last != Some(previous) {
-                self.queue.push_front(item);
-                break;
-            }
-            self.last = Some(position);
-            parts.push((Some(position), item.frame));
+            let part = item.part(self.id, cursor);
+            cursor = part.reach.map_or(cursor, |reach| reach.cursor);
+            parts.push(part);
         }
+        self.last = Some(cursor);
         if !parts.is_empty() {
             return Step::Send(Batch::new(Arc::clone(&self.members), parts));
         }
-        if let (false, Some(last)) = (self.queue.is_empty(), self.last) {
-            return self.missing(last);
+        if !self.queue.is_empty() {
+            return self.missing(cursor);
         }
         self.state = State::Idle;
         Step::Done
     }
 
-    fn missing(&mut self, last: StreamPosition) -> Step {
+    fn missing(&mut self, last: Cursor) -> Step {
         self.doubted = false;
         self.state = State::Filling(self.queue.len());
         Step::Missing(last)
@@ -251,30 +225,24 @@ impl Room {
         self.doubted = true;
     }
 
-    /// Takes the log's messages after `last` in. A message that was queued before the log was read
-    /// and is not in it was lost with its master: no member will see it.
-    pub(super) fn fill(&mut self, messages: Vec<(StreamPosition, String)>) {
-        let State::Filling(before) = self.state else {
+    /// Takes in what came after `last`. A message that was queued before the log was read and is not in
+    /// it was lost with its master: no member will see it.
+    pub(super) fn fill(&mut self, missed: &Missed) {
+        let (State::Filling(before), Some(last)) = (self.state, self.last) else {
             return;
         };
         self.state = State::Idle;
+        self.epoch_min = missed.epoch;
         let newer = self.queue.split_off(before.min(self.queue.len()));
-        let mut items = VecDeque::with_capacity(messages.len() + newer.len());
-        let mut previous = self.last.unwrap_or_default();
-        for (position, json) in messages {
-            items.push_back(Item {
-                place: Some((position, previous)),
-                frame: text_frame(&event_packet(MESSAGE, &json)),
-            });
-            previous = position;
-        }
-        items.extend(
-            std::mem::take(&mut self.queue)
-                .into_iter()
-                .filter(|item| item.place.is_none()),
-        );
-        items.extend(newer);
-        self.queue = items;
+        let queued = std::mem::take(&mut self.queue);
+        self.queue.extend(Item::missed(missed, last));
+        self.queue
+            .extend(queued.into_iter().filter(|item| item.place.is_none()));
+        let is_current = |item: &Item| match item.place {
+            Some((Place::Message(position), _)) => position.epoch >= missed.epoch,
+            Some((Place::Change(_), _)) | None => true,
+        };
+        self.queue.extend(newer.into_iter().filter(is_current));
     }
 
     /// How long until an announcement is due; `None` if one is on its way.
@@ -319,10 +287,10 @@ impl Room {
                 .unwrap_or(u64::MAX),
         );
         let wait = interval.max(spacing);
-        self.push_packet(&packet);
+        self.push_item(Item::event(packet.clone()));
         for leaver in std::mem::take(&mut self.participants.due) {
             if !is_back(&leaver, &packet) {
-                self.push_packet(&event_packet(UserLeft::NAME, &leaver));
+                self.push_item(Item::event(event_packet(UserLeft::NAME, &leaver)));
             }
         }
         self.participants.next = Some(now + wait);
@@ -349,22 +317,22 @@ fn is_back(leaver: &str, participants: &str) -> bool {
 
 impl Batch {
     fn new(members: Arc<Vec<Arc<Connection>>>, mut parts: Vec<Part>) -> Self {
-        if let [(_, only)] = parts.as_slice() {
+        if let [only] = parts.as_slice() {
             return Self {
                 members,
-                all: only.clone(),
+                all: only.frames.clone(),
                 parts,
             };
         }
-        let mut all = BytesMut::with_capacity(parts.iter().map(|(_, frame)| frame.len()).sum());
-        for (_, frame) in &parts {
-            all.extend_from_slice(frame);
+        let mut all = BytesMut::with_capacity(parts.iter().map(|part| part.frames.len()).sum());
+        for part in &parts {
+            all.extend_from_slice(&part.frames);
         }
         let all = all.freeze();
         let mut at = 0;
-        for (_, frame) in &mut parts {
-            let end = at + frame.len();
-            *frame = all.slice(at..end);
+        for part in &mut parts {
+            let end = at + part.frames.len();
+            part.frames = all.slice(at..end);
             at = end;
         }
         Self {
@@ -377,10 +345,14 @@ impl Batch {
 
 #[cfg(test)]
 mod tests {
-    use slotcast_proto::{schema::key::Channel, slot::Slot};
+    use slotcast_proto::{
+        id::{MessageId, StreamPosition, UserId},
+        schema::{bus::Change, key::Channel},
+        slot::Slot,
+    };
 
     use super::*;
-    use crate::bus::Bus;
+    use crate::{bus::Bus, websocket::text_of_frame};
 
     #[test]
     fn messages_go_out_in_the_order_of_the_log() {
@@ -406,10 +378,10 @@ mod tests {
         push(&mut room, at(1, 3), at(1, 2));
         assert!(room.claim());
         assert!(matches!(room.step(), Step::Send(_)));
-        assert!(matches!(room.step(), Step::Missing(after) if after == at(1, 1)));
+        assert!(matches!(room.step(), Step::Missing(after) if after.message == at(1, 1)));
         append(&mut room, 1, 4);
         assert!(!room.claim(), "nothing goes out while the log is read");
-        room.fill(vec![(at(1, 2), json()), (at(1, 3), json())]);
+        room.fill(&missed(1, &[at(1, 2), at(1, 3)]));
         assert_eq!(delivered(&mut room), [at(1, 2), at(1, 3), at(1, 4)]);
     }
 
@@ -419,7 +391,7 @@ mod tests {
         push(&mut room, at(1, 9), at(1, 8));
         assert!(room.claim());
         assert!(matches!(room.step(), Step::Missing(_)));
-        room.fill(Vec::new());
+        room.fill(&Missed::default());
         assert_eq!(delivered(&mut room), []);
         append(&mut room, 2, 1);
         assert_eq!(delivered(&mut room), [at(2, 1)]);
@@ -438,8 +410,99 @@ mod tests {
         let mut room = room();
         push(&mut room, at(1, 8), at(1, 7));
         assert!(!room.is_ready());
-        room.start(at(1, 7));
+        room.start(cursor(at(1, 7), at(0, 0)));
         assert_eq!(delivered(&mut room), [at(1, 8)]);
+    }
+
+    #[test]
+    fn every_event_says_how_far_it_takes_the_members() {
+        let mut room = started();
+        append(&mut room, 7, 1);
+        change(&mut room, 30, 0, reactions());
+        append(&mut room, 7, 2);
+        let packets = packets(&mut room);
+        let offsets: Vec<_> = packets
+            .iter()
+            .map(|packet| packet.rsplit('"').nth(1).unwrap())
+            .collect();
+        assert_eq!(
+            offsets,
+            [
+                "000100000002:7-1:0-0",
+                "000100000002:7-1:30-0",
+                "000100000002:7-2:30-0"
+            ]
+        );
+    }
+
+    #[test]
+    fn only_the_last_event_of_a_change_takes_members_past_it() {
+        let mut room = started();
+        let user = |number| UserId::new(Slot::new(3).unwrap(), number);
+        let read = Change::Read(vec![
+            (user(1), vec![message(1)]),
+            (user(2), vec![message(1)]),
+        ]);
+        change(&mut room, 30, 0, read);
+        let packets = packets(&mut room);
+        assert_eq!(packets.len(), 2);
+        assert!(packets[0].ends_with("]}]"), "{}", packets[0]);
+        assert!(packets[1].ends_with(r#"]},"000100000002:0-0:30-0"]"#));
+    }
+
+    #[test]
+    fn change_that_was_missed_is_read_before_the_next() {
+        let mut room = started();
+        change(&mut room, 30, 0, reactions());
+        change(&mut room, 50, 40, reactions());
+        assert!(room.claim());
+        assert!(matches!(room.step(), Step::Send(_)));
+        assert!(
+            matches!(room.step(), Step::Missing(after) if after == cursor(at(0, 0), at(30, 0)))
+        );
+        let text = format!("a {} {{}}", message(1));
+        room.fill(&Missed {
+            changes: vec![(at(40, 0), text.clone()), (at(50, 0), text)],
+            ..Missed::default()
+        });
+        assert_eq!(
+            packets(&mut room).len(),
+            2,
+            "what was queued is not told twice"
+        );
+        change(&mut room, 60, 50, reactions());
+        assert_eq!(packets(&mut room).len(), 1);
+    }
+
+    #[test]
+    fn place_without_a_word_is_passed_over() {
+        let mut room = started();
+        room.doubt();
+        assert!(room.claim());
+        assert!(matches!(room.step(), Step::Missing(_)));
+        room.fill(&Missed {
+            changes: vec![(at(20, 0), String::new())],
+            ..Missed::default()
+        });
+        assert_eq!(packets(&mut room), Vec::<String>::new());
+        change(&mut room, 30, 20, reactions());
+        assert_eq!(packets(&mut room).len(), 1);
+    }
+
+    #[test]
+    fn master_that_no_longer_is_one_is_not_believed() {
+        let mut room = started();
+        append(&mut room, 5, 1);
+        assert_eq!(delivered(&mut room), [at(5, 1)]);
+        room.doubt();
+        assert!(room.claim());
+        assert!(matches!(room.step(), Step::Missing(_)));
+        append(&mut room, 5, 2);
+        room.fill(&missed(9, &[]));
+        append(&mut room, 5, 2);
+        assert_eq!(delivered(&mut room), [], "epochs begin at 9 now");
+        push(&mut room, at(9, 2), at(5, 1));
+        assert_eq!(delivered(&mut room), [at(9, 2)]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -540,8 +603,8 @@ mod tests {
                 match room.step() {
                     Step::Send(batch) => seen.extend(positions(&batch)),
                     Step::Missing(after) => {
-                        let missed = log.iter().filter(|position| **position > after);
-                        room.fill(missed.map(|position| (*position, json())).collect());
+                        let later = log.iter().filter(|position| **position > after.message);
+                        room.fill(&missed(0, &later.copied().collect::<Vec<_>>()));
                         break;
                     }
                     Step::Done => break,
@@ -564,13 +627,15 @@ mod tests {
         let whole: Vec<u8> = batch
             .parts
             .iter()
-            .flat_map(|(_, frame)| frame.to_vec())
+            .flat_map(|part| part.frames.to_vec())
             .collect();
         assert_eq!(batch.all, whole, "one by one is the same as all at once");
-        batch
-            .parts
-            .iter()
-            .filter_map(|(position, _)| *position)
+        let places = batch.parts.iter().filter_map(|part| part.reach);
+        places
+            .filter_map(|reach| match reach.place {
+                Place::Message(position) => Some(position),
+                Place::Change(_) => None,
+            })
             .collect()
     }
 
@@ -580,7 +645,8 @@ mod tests {
         } else {
             at(epoch, number - 1)
         };
-        let previous = room.last.filter(|_| number == 1).unwrap_or(previous);
+        let last = room.last.map(|last| last.message);
+        let previous = last.filter(|_| number == 1).unwrap_or(previous);
         push(room, at(epoch, number), previous);
     }
 
@@ -595,20 +661,69 @@ mod tests {
 
     fn started() -> Room {
         let mut room = room();
-        room.start(StreamPosition::default());
+        room.start(Cursor::default());
         room
     }
 
     fn room() -> Room {
         let bus: Arc<Bus> = Arc::default();
-        Room::new(bus.want(Channel::Rooms(Slot::new(1).unwrap())))
+        let slot = Slot::new(1).unwrap();
+        Room::new(RoomId::new(slot, 2), bus.want(Channel::Rooms(slot)))
     }
 
     fn at(epoch: u64, number: u64) -> StreamPosition {
         StreamPosition { epoch, number }
     }
 
-    fn json() -> String {
-        "{}".to_owned()
+    fn cursor(message: StreamPosition, change: StreamPosition) -> Cursor {
+        Cursor { message, change }
+    }
+
+    fn missed(epoch: u64, messages: &[StreamPosition]) -> Missed {
+        Missed {
+            epoch,
+            messages: messages.iter().map(|at| (*at, "{}".to_owned())).collect(),
+            changes: Vec::new(),
+        }
+    }
+
+    fn change(room: &mut Room, id: u64, previous: u64, change: Change<'_>) {
+        room.push(&RoomMessage::Changed {
+            id: at(id, 0),
+            previous: at(previous, 0),
+            change,
+        });
+    }
+
+    fn reactions<'a>() -> Change<'a> {
+        Change::Reactions {
+            message: message(1),
+            json: "{}",
+        }
+    }
+
+    fn message(number: u64) -> MessageId {
+        MessageId::new(RoomId::new(Slot::new(1).unwrap(), 2), at(1, number)).unwrap()
+    }
+
+    /// The packets that go out.
+    fn packets(room: &mut Room) -> Vec<String> {
+        let mut packets = Vec::new();
+        if room.claim() {
+            while let Step::Send(batch) = room.step() {
+                for part in &batch.parts {
+                    let mut frames = &part.frames[..];
+                    while !frames.is_empty() {
+                        let length = match frames[1] {
+                            126 => 4 + usize::from(u16::from_be_bytes([frames[2], frames[3]])),
+                            short => 2 + usize::from(short),
+                        };
+                        packets.push(text_of_frame(&frames[..length]).unwrap().to_owned());
+                        frames = &frames[length..];
+                    }
+                }
+            }
+        }
+        packets
     }
 }

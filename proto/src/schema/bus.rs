@@ -4,12 +4,13 @@
 //! | kind | channel | fields | meaning |
 //! |---|---|---|---|
 //! | `m` | rooms | room position previous json | a message was appended to the log |
-//! | `r` | rooms | room {user message,message...}... | members read messages |
-//! | `a` | rooms | room message json | the reactions to a message |
+//! | `r` | rooms | room id previous {user message,message...}... | members read messages |
+//! | `a` | rooms | room id previous message json | the reactions to a message |
 //! | `p` | rooms | room \[json\] | participants changed; the leaver, if one left |
 //! | `e` | rooms | room event json | a ready event for the room's sockets |
 //! | `s` | users | user session | the user's one session is this |
 //! | `o` | users | user | the user logged out |
+//! | `t` | users | user pid owner | a connection was taken over by a newer one |
 //! | `c` | users | user session json | a socket of this session connected; the notice for others |
 //! | `n` | users | user json | the user's profile changed |
 //! | `l` | lobby | event json | a ready event for every socket |
@@ -34,6 +35,27 @@ pub enum BusMessage<'a> {
 pub enum RoomMessage<'a> {
     /// A message was appended to the room's log.
     Appended(Appended<'a>),
+    /// Something happened to messages after they were sent.
+    Changed {
+        /// Its place in the room's journal of changes.
+        id: StreamPosition,
+        /// The place of its predecessor, by which a gap shows; zero if there was none.
+        previous: StreamPosition,
+        /// What happened.
+        change: Change<'a>,
+    },
+    /// Somebody joined or left; `leaver` is the payload of `userLeft`.
+    Participants {
+        /// JSON object of the user who left, if one did.
+        leaver: Option<&'a str>,
+    },
+    /// A ready event.
+    Event(Event<'a>),
+}
+
+/// What can happen to messages after they were sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change<'a> {
     /// Members read messages, in the order of the marks.
     Read(Vec<(UserId, Vec<MessageId>)>),
     /// The reactions to a message are now these.
@@ -43,13 +65,6 @@ pub enum RoomMessage<'a> {
         /// Users by reaction, a JSON object.
         json: &'a str,
     },
-    /// Somebody joined or left; `leaver` is the payload of `userLeft`.
-    Participants {
-        /// JSON object of the user who left, if one did.
-        leaver: Option<&'a str>,
-    },
-    /// A ready event.
-    Event(Event<'a>),
 }
 
 /// A message as appended to the log.
@@ -70,6 +85,13 @@ pub enum UserMessage<'a> {
     SessionReplaced(SessionId),
     /// The user logged out.
     LoggedOut,
+    /// Another connection goes on under this private id; the one before it may not know yet.
+    TakenOver {
+        /// Private id of both.
+        pid: &'a str,
+        /// The one that goes on.
+        owner: &'a str,
+    },
     /// A socket of this session connected; sockets of other sessions get the notice.
     Connected {
         /// The session that connected.
@@ -112,7 +134,7 @@ fn parse(text: &str) -> Option<BusMessage<'_>> {
     let (kind, rest) = text.split_once(' ')?;
     match kind {
         "l" => return Some(BusMessage::Lobby(parse_event(rest)?)),
-        "s" | "o" | "c" | "n" => {
+        "s" | "o" | "t" | "c" | "n" => {
             let (user, rest) = rest.split_once(' ').unwrap_or((rest, ""));
             return Some(BusMessage::User(
                 user.parse().ok()?,
@@ -132,6 +154,10 @@ fn parse_user<'a>(kind: &str, rest: &'a str) -> Option<UserMessage<'a>> {
     match kind {
         "s" => Some(UserMessage::SessionReplaced(rest.parse().ok()?)),
         "o" => Some(UserMessage::LoggedOut),
+        "t" => {
+            let (pid, owner) = rest.split_once(' ')?;
+            Some(UserMessage::TakenOver { pid, owner })
+        }
         "c" => {
             let (session, notice) = rest.split_once(' ')?;
             Some(UserMessage::Connected {
@@ -155,6 +181,36 @@ fn parse_room<'a>(kind: &str, rest: &'a str) -> Option<RoomMessage<'a>> {
                 json,
             }))
         }
+        "r" | "a" => {
+            let (id, rest) = rest.split_once(' ')?;
+            let (previous, rest) = rest.split_once(' ')?;
+            Some(RoomMessage::Changed {
+                id: id.parse().ok()?,
+                previous: previous.parse().ok()?,
+                change: parse_change(kind, rest)?,
+            })
+        }
+        "p" => Some(RoomMessage::Participants {
+            leaver: (!rest.is_empty()).then_some(rest),
+        }),
+        "e" => Some(RoomMessage::Event(parse_event(rest)?)),
+        _ => None,
+    }
+}
+
+impl<'a> Change<'a> {
+    /// Reads an entry of the journal: the kind, then the fields behind `previous`.
+    ///
+    /// # Errors
+    /// [`UnknownBusMessage`]: another release may write kinds that this one must ignore.
+    pub fn parse(text: &'a str) -> Result<Self, UnknownBusMessage> {
+        let (kind, rest) = text.split_once(' ').ok_or(UnknownBusMessage)?;
+        parse_change(kind, rest).ok_or(UnknownBusMessage)
+    }
+}
+
+fn parse_change<'a>(kind: &str, rest: &'a str) -> Option<Change<'a>> {
+    match kind {
         "r" => {
             let mut words = rest.split(' ');
             let mut readers = Vec::new();
@@ -166,19 +222,15 @@ fn parse_room<'a>(kind: &str, rest: &'a str) -> Option<RoomMessage<'a>> {
                     .ok()?;
                 readers.push((user.parse().ok()?, messages));
             }
-            Some(RoomMessage::Read(readers))
+            Some(Change::Read(readers))
         }
         "a" => {
             let (message, json) = rest.split_once(' ')?;
-            Some(RoomMessage::Reactions {
+            Some(Change::Reactions {
                 message: message.parse().ok()?,
                 json,
             })
         }
-        "p" => Some(RoomMessage::Participants {
-            leaver: (!rest.is_empty()).then_some(rest),
-        }),
-        "e" => Some(RoomMessage::Event(parse_event(rest)?)),
         _ => None,
     }
 }
@@ -204,6 +256,12 @@ pub fn lobby_event(name: &str, json: &str) -> String {
 #[must_use]
 pub fn profile_changed(user: UserId, json: &str) -> String {
     format!("n {user} {json}")
+}
+
+/// Writes a `t` message: the connection `owner` goes on under the private id `pid`.
+#[must_use]
+pub fn taken_over(user: UserId, pid: &str, owner: &str) -> String {
+    format!("t {user} {pid} {owner}")
 }
 
 #[cfg(test)]
@@ -234,11 +292,18 @@ mod tests {
         let id = |number| {
             MessageId::new(room(), StreamPosition { epoch: 17, number }).expect("in range")
         };
-        let text = format!("r 000100000002 {user} {},{} {user} {}", id(1), id(2), id(3));
-        let readers = vec![(user, vec![id(1), id(2)]), (user, vec![id(3)])];
+        let marks = format!("{user} {},{} {user} {}", id(1), id(2), id(3));
+        let read = Change::Read(vec![(user, vec![id(1), id(2)]), (user, vec![id(3)])]);
+        assert_eq!(Change::parse(&format!("r {marks}")), Ok(read.clone()));
+        let position = |epoch| StreamPosition { epoch, number: 0 };
+        let changed = RoomMessage::Changed {
+            id: position(9),
+            previous: position(8),
+            change: read,
+        };
         assert_eq!(
-            BusMessage::parse(&text),
-            Ok(BusMessage::Room(room(), RoomMessage::Read(readers)))
+            BusMessage::parse(&format!("r 000100000002 9-0 8-0 {marks}")),
+            Ok(BusMessage::Room(room(), changed))
         );
     }
 
@@ -282,13 +347,14 @@ mod tests {
         };
         assert!(parsed(&format!("s {user} {session}")));
         assert!(parsed(&format!("o {user}")));
+        assert!(parsed(&taken_over(user, "pid", "owner")));
         assert!(parsed(&format!("c {user} {session} {{\"type\":\"x\"}}")));
         assert!(parsed(&profile_changed(user, "{}")));
     }
 
     proptest! {
         #[test]
-        fn any_text_is_parsed_or_refused(text in "([mrapesocnlz] )?([0-9a-f]{12} )?.*") {
+        fn any_text_is_parsed_or_refused(text in "([mrapestocnlz] )?([0-9a-f]{12} )?.*") {
             let _ = BusMessage::parse(&text);
         }
     }

@@ -10,6 +10,7 @@
 //! | `{tag}:admitted:<room>` | set | users who passed the room's password |
 //! | `{tag}:reads:<room>` | hash | user, or `~` and user -> runs of message numbers read |
 //! | `{tag}:reactions:<room>` | hash | message number -> reactions |
+//! | `{tag}:changes:<room>` | stream | reactions and read marks of late, for whoever was away |
 //! | `{tag}:held:<gateway>` | set | `<room> <user>` seats of one gateway in this slot |
 //! | `{tag}:user:<user>` | hash | the user's record |
 //! | `{tag}:session:<user>` | hash | the user's one session |
@@ -55,6 +56,8 @@ room_keys! {
     reads = "reads";
     /// Reactions by message number.
     reactions = "reactions";
+    /// Reactions and read marks in the order in which they came.
+    changes = "changes";
 }
 
 macro_rules! user_keys {
@@ -190,7 +193,7 @@ mod tests {
         ];
         for key in keys
             .iter()
-            .chain([&reactions(id), &held(id.slot(), gateway)])
+            .chain([&reactions(id), &changes(id), &held(id.slot(), gateway)])
         {
             assert_eq!(Slot::of_key(key.as_bytes()), id.slot(), "{key}");
         }

@@ -18,6 +18,8 @@ local READ_RUNS_MAX = 64
 -- Rooms that a file may be shown in; the first ones are forgotten.
 local FILE_ROOMS_MAX = 32
 local RECENT_WINDOW_MS = 600000
+-- Changes kept for a room, about, however many come within the window.
+local CHANGES_MAX = 4096
 
 -- Start of this library on this node in milliseconds, renewed whenever an entry id would not rise.
 -- A local of the process: a node that takes over after a failover begins an epoch of its own.
@@ -229,6 +231,33 @@ local function page(log, before, limit)
   return has_more, messages, numbers
 end
 
+-- ------------------------------------------------------------------------------------ changes
+-- Reactions and read marks in the order in which they came, for whoever was away: an entry is
+-- {id, {'p', <id of the entry before>, 'c', <kind> <fields>}}, as published on the bus. Entries older
+-- than the window go; the first one left tells by its predecessor what is missing. A room with seats
+-- always has this key: a slot that moves answers TRYAGAIN as long as one of a call's keys is absent.
+
+local function newest_change(changes)
+  local entry = newest(changes)
+  return entry and entry[1] or '0-0'
+end
+
+local function add_change(changes, window_ms, change)
+  local previous = newest_change(changes)
+  local oldest = integer(math.max(now_ms() - window_ms, 0))
+  local id = redis.call('XADD', changes, 'MINID', '~', oldest, '*', 'p', previous, 'c', change)
+  if redis.call('XLEN', changes) > CHANGES_MAX then
+    redis.call('XTRIM', changes, 'MAXLEN', '~', CHANGES_MAX)
+  end
+  return id, previous
+end
+
+-- Notes a change and publishes it. `fields` follow the kind.
+local function publish_change(changes, window_ms, channel, room, kind, fields)
+  local id, previous = add_change(changes, window_ms, kind .. ' ' .. fields)
+  redis.call('SPUBLISH', channel, table.concat({kind, room, id, previous, fields}, ' '))
+end
+
 -- ------------------------------------------------------------------------------------- reads
 -- What a member has read is `<ms of the newest mark> <first>-<last>,<first>-<last>...`: runs of
 -- message numbers, rising. Reading everything costs one run, however long the room is. Under
@@ -304,7 +333,10 @@ end
 -- seats: user -> gateways (8 digits each, separated by spaces) that hold a socket of the user in
 -- the room. held: the gateway's own list of `<room> <user>`, for whoever reaps a dead gateway.
 
-local function take_seat(seats, held, room, user, gateway)
+local function take_seat(seats, held, changes, room, user, gateway)
+  if redis.call('PERSIST', changes) == 0 and redis.call('EXISTS', changes) == 0 then
+    add_change(changes, 0, '')
+  end
   local seat = redis.call('HGET', seats, user)
   if not seat then
     redis.call('HSET', seats, user, gateway)
@@ -315,8 +347,9 @@ local function take_seat(seats, held, room, user, gateway)
   return seat
 end
 
--- Gives the seat up; true when it was the user's last one in the room.
-local function leave_seat(seats, held, room, user, gateway)
+-- Gives the seat up; true when it was the user's last one in the room. Of an empty room the changes
+-- are kept for `window_ms`.
+local function leave_seat(seats, held, changes, window_ms, room, user, gateway)
   redis.call('SREM', held, room .. ' ' .. user)
   local seat = redis.call('HGET', seats, user)
   if not seat or not string.find(seat, gateway, 1, true) then return false end
@@ -326,6 +359,7 @@ local function leave_seat(seats, held, room, user, gateway)
   end
   if #others == 0 then
     redis.call('HDEL', seats, user)
+    if redis.call('EXISTS', seats) == 0 then redis.call('PEXPIRE', changes, window_ms) end
     return true
   end
   redis.call('HSET', seats, user, table.concat(others, ' '))
@@ -359,13 +393,14 @@ local function admit(keys, args)
   return {'ok'}
 end
 
--- KEYS room members admitted seats held log reads reactions
+-- KEYS room members admitted seats held log reads reactions changes
 -- ARGV channel room user gateway user_json key length_max body page_limit repeated
--- -> {'joined', position, previous position, members, has_more, messages, reactions, reads}
---    {'seated', newest position} {'unknown'} {'refused'}
+-- -> {'joined', newest change, position, previous position, members,
+--     has_more, messages, reactions, reads}
+--    {'seated', newest change, newest position} {'unknown'} {'refused'}
 local function join(keys, args)
   local room, members, admitted, seats = keys[1], keys[2], keys[3], keys[4]
-  local held, log, reads, reactions = keys[5], keys[6], keys[7], keys[8]
+  local held, log, reads, reactions, changes = keys[5], keys[6], keys[7], keys[8], keys[9]
   local channel, prefix, user, gateway = args[1], args[2], args[3], args[4]
   local name, password = unpack(redis.call('HMGET', room, 'name', 'password'))
   if not name then return {'unknown'} end
@@ -374,31 +409,86 @@ local function join(keys, args)
     return {'refused'}
   end
   redis.call('HSET', members, user, args[5])
-  take_seat(seats, held, prefix, user, gateway)
+  take_seat(seats, held, changes, prefix, user, gateway)
+  local change = newest_change(changes)
   if seat and not (args[10] == '1' and find_repeat(log, args[6])) then
     local _, _, _, position = tail(log)
-    return {'seated', position}
+    return {'seated', change, position}
   end
   local entry = append_once(log, channel, prefix, args[6], args[7], args[8], args[10])
   redis.call('SPUBLISH', channel, 'p ' .. prefix)
-  return {'joined', entry[2], entry[5], redis.call('HVALS', members),
+  return {'joined', change, entry[2], entry[5], redis.call('HVALS', members),
     unpack(read_page(log, reads, reactions, user, '', tonumber(args[9])))}
 end
 
--- KEYS seats held log | ARGV room user gateway
--- -> {'ok', newest position} {'gone'}
+-- KEYS seats held log changes | ARGV room user gateway
+-- -> {'ok', newest change, newest position} {'gone'}
 local function restore(keys, args)
   if redis.call('HEXISTS', keys[1], args[2]) == 0 then return {'gone'} end
-  take_seat(keys[1], keys[2], args[1], args[2], args[3])
+  take_seat(keys[1], keys[2], keys[4], args[1], args[2], args[3])
   local _, _, _, position = tail(keys[3])
-  return {'ok', position}
+  return {'ok', newest_change(keys[4]), position}
 end
 
--- KEYS members seats held log | ARGV channel room user gateway key length_max body leaver_json
+-- KEYS log | ARGV position count | read only
+-- The messages after a position, oldest first. 'far' when the log does not lead on from there: it was
+-- trimmed, or what stood there was lost with its master.
+-- -> {'ok', epoch of this node, {position, json, ...}} {'far'}
+local function read_log(keys, args)
+  local log, position, count = keys[1], args[1], tonumber(args[2])
+  local _, number = split_id(position)
+  local from = number == 0 and '-' or position
+  local entries = redis.call('XRANGE', log, from, '+', 'COUNT', count + 1)
+  if number == 0 then
+    local _, first = split_id(entries[1] and entries[1][1] or '0-1')
+    if first ~= 1 then return {'far'} end
+    entries[count + 1] = nil
+  elseif not entries[1] or entries[1][1] ~= position then
+    return {'far'}
+  else
+    table.remove(entries, 1)
+  end
+  local messages = {}
+  for _, entry in ipairs(entries) do
+    messages[#messages + 1] = entry[1]
+    messages[#messages + 1] = entry_json(entry)
+  end
+  -- What this node appends from here on bears this epoch or a later one.
+  if not epoch then epoch = now_ms() end
+  return {'ok', integer(epoch), messages}
+end
+
+-- KEYS changes | ARGV id count | read only
+-- The changes after one, oldest first; 'far' when some of them are gone.
+-- -> {'ok', {id, change, ...}} {'far'}
+local function read_changes(keys, args)
+  local id = args[1]
+  local entries = redis.call('XRANGE', keys[1], '(' .. id, '+', 'COUNT', tonumber(args[2]))
+  if not entries[1] then
+    local is_known = id == '0-0' or redis.call('EXISTS', keys[1]) == 1
+    return is_known and {'ok', {}} or {'far'}
+  end
+  local known_ms, known_number = split_id(id)
+  local previous_ms, previous_number = split_id(entries[1][2][2])
+  local is_gap = previous_ms > known_ms
+    or previous_ms == known_ms and previous_number > known_number
+  if is_gap then return {'far'} end
+  local changes = {}
+  for _, entry in ipairs(entries) do
+    changes[#changes + 1] = entry[1]
+    changes[#changes + 1] = entry[2][4]
+  end
+  return {'ok', changes}
+end
+
+-- KEYS members seats held log changes
+-- ARGV channel room user gateway key length_max body leaver_json window_ms
 -- -> {'left'} {'stays'}
 local function leave(keys, args)
   local channel, room, user = args[1], args[2], args[3]
-  if not leave_seat(keys[2], keys[3], room, user, args[4]) then return {'stays'} end
+  if not leave_seat(keys[2], keys[3], keys[5], args[9], room, user, args[4]) then
+    return {'stays'}
+  end
   redis.call('HDEL', keys[1], user)
   append(keys[4], channel, room, args[5], args[6], args[7])
   redis.call('SPUBLISH', channel, 'p ' .. room .. ' ' .. args[8])
@@ -429,13 +519,14 @@ local function look_back(keys, args)
   return {'ok', unpack(answer)}
 end
 
--- KEYS log members reads | ARGV channel room user message,message... user message,...
+-- KEYS log members reads changes
+-- ARGV channel room window_ms user message,message... user message,...
 -- Marks are gathered by the gateway, many readers a call; what changes nothing is not published.
 -- -> {'ok'}
 local function mark_read(keys, args)
   local _, last = tail(keys[1])
   local now, changes = now_ms(), {}
-  for i = 3, #args, 2 do
+  for i = 4, #args, 2 do
     local user, fresh = args[i], {}
     if redis.call('HEXISTS', keys[2], user) == 1 then
       local runs = parse_runs(redis.call('HGET', keys[3], user))
@@ -452,12 +543,13 @@ local function mark_read(keys, args)
     end
   end
   if #changes > 0 then
-    redis.call('SPUBLISH', args[1], 'r ' .. args[2] .. ' ' .. table.concat(changes, ' '))
+    publish_change(keys[4], args[3], args[1], args[2], 'r', table.concat(changes, ' '))
   end
   return {'ok'}
 end
 
--- KEYS log members reactions | ARGV channel room message user reaction add|remove kinds_max
+-- KEYS log members reactions changes
+-- ARGV channel room message user reaction add|remove kinds_max window_ms
 -- -> {'ok'} {'refused'} {'unknown'} {'full'}
 local function react(keys, args)
   local message, user, reaction = args[3], args[4], args[5]
@@ -482,7 +574,7 @@ local function react(keys, args)
   else
     redis.call('HDEL', keys[3], field)
   end
-  redis.call('SPUBLISH', args[1], 'a ' .. args[2] .. ' ' .. message .. ' ' .. json)
+  publish_change(keys[4], args[8], args[1], args[2], 'a', message .. ' ' .. json)
   return {'ok'}
 end
 
@@ -533,16 +625,20 @@ local function touch_session(keys, args)
   return {'ok'}
 end
 
--- connections: pid -> `<session> <live|parked|taken> <room> <room>...`, the rooms that a connection
--- had, so that the client finds them again on any gateway.
+-- connections: pid -> `<session> <live|parked|taken> <owner> <ms> <room> <room>...`: the rooms that a
+-- connection had, so that the client finds them again on any gateway. Of all connections that go on
+-- under one pid, `owner` is the latest; only its word counts. What was not live is forgotten when it
+-- is older than the window.
 
--- KEYS user session connections | ARGV channel user session ttl_ms pid notice_json
+-- KEYS user session connections
+-- ARGV channel user session ttl_ms pid notice_json owner window_ms
 -- Admits a socket: checks and touches the session, tells the user's older sockets once a session,
 -- and takes over the rooms of the connection `pid` (or, without one, of parked connections). What
 -- was taken stays to be taken by the same `pid` again: the answer may be lost.
--- -> {'ok', name, email, profile image or '', {room, ...}} {'invalid'} {'gone'}
+-- -> {'ok', name, email, profile image or '', 1 if `pid` is known|0, {room, ...}}
+--    {'invalid'} {'gone'}
 local function connect(keys, args)
-  local session, pid = args[3], args[5]
+  local session, pid, owner = args[3], args[5], args[7]
   if redis.call('HGET', keys[2], 'id') ~= session then return {'invalid'} end
   local name, email, image = unpack(redis.call('HMGET', keys[1], 'name', 'email', 'profileImage'))
   if not name then return {'gone'} end
@@ -550,28 +646,41 @@ local function connect(keys, args)
   if redis.call('HDEL', keys[2], 'unannounced') == 1 then
     redis.call('SPUBLISH', args[1], 'c ' .. args[2] .. ' ' .. session .. ' ' .. args[6])
   end
-  local rooms = {}
+  local rooms, is_known, now = {}, 0, now_ms()
   local connections = redis.call('HGETALL', keys[3])
   for i = 1, #connections, 2 do
-    local owner, state, list = string.match(connections[i + 1], '^(%x+) (%a+)(.*)$')
-    if owner ~= session then
-      redis.call('HDEL', keys[3], connections[i])
-    elseif connections[i] == pid or (pid == '' and state == 'parked') then
-      redis.call('HSET', keys[3], connections[i], session .. ' taken' .. list)
+    local other = connections[i]
+    local of, state, last_owner, ms, list =
+      string.match(connections[i + 1], '^(%x+) (%a+) (%w+) (%d+)(.*)$')
+    if of ~= session or (state ~= 'live' and tonumber(ms) < now - args[8]) then
+      redis.call('HDEL', keys[3], other)
+    elseif other == pid or (pid == '' and state == 'parked') then
+      local taken = other == pid and 'live ' .. owner or 'taken ' .. last_owner
+      redis.call('HSET', keys[3], other, session .. ' ' .. taken .. ' ' .. integer(now) .. list)
+      if other == pid then is_known = 1 end
       for room in string.gmatch(list, '%x+') do rooms[#rooms + 1] = room end
     end
   end
-  return {'ok', name, email, image or '', rooms}
+  return {'ok', name, email, image or '', is_known, rooms}
 end
 
--- KEYS connections | ARGV pid session live|parked rooms ttl_ms
--- A connection that another has taken over is not parked again when its end is noticed.
+-- KEYS connections | ARGV pid session live|parked owner rooms ttl_ms
+-- A connection that another has taken over has no say any more.
 -- -> {'ok'}
 local function hold_connection(keys, args)
-  local held = redis.call('HGET', keys[1], args[1]) or ''
-  if args[3] == 'parked' and string.match(held, '^%x+ taken') then return {'ok'} end
-  redis.call('HSET', keys[1], args[1], args[2] .. ' ' .. args[3] .. args[4])
-  redis.call('PEXPIRE', keys[1], args[5])
+  local state, owner = string.match(redis.call('HGET', keys[1], args[1]) or '', '^%x+ (%a+) (%w+)')
+  if owner and (owner ~= args[4] or (state == 'taken' and args[3] == 'parked')) then return {'ok'} end
+  local record = {args[2], args[3], args[4], integer(now_ms()) .. args[5]}
+  redis.call('HSET', keys[1], args[1], table.concat(record, ' '))
+  redis.call('PEXPIRE', keys[1], args[6])
+  return {'ok'}
+end
+
+-- KEYS connections | ARGV pid owner
+-- -> {'ok'}
+local function forget_connection(keys, args)
+  local record = redis.call('HGET', keys[1], args[1]) or ''
+  if string.match(record, '^%x+ %a+ (%w+)') == args[2] then redis.call('HDEL', keys[1], args[1]) end
   return {'ok'}
 end
 
@@ -649,9 +758,16 @@ redis.register_function('end_session_' .. VERSION, end_session)
 redis.register_function('touch_session_' .. VERSION, touch_session)
 redis.register_function('connect_' .. VERSION, connect)
 redis.register_function('hold_connection_' .. VERSION, hold_connection)
+redis.register_function('forget_connection_' .. VERSION, forget_connection)
 redis.register_function('renew_lease_' .. VERSION, renew_lease)
 redis.register_function{
   function_name = 'describe_room_' .. VERSION, callback = describe_room, flags = {'no-writes'},
+}
+redis.register_function{
+  function_name = 'read_log_' .. VERSION, callback = read_log, flags = {'no-writes'},
+}
+redis.register_function{
+  function_name = 'read_changes_' .. VERSION, callback = read_changes, flags = {'no-writes'},
 }
 redis.register_function{
   function_name = 'look_back_' .. VERSION, callback = look_back, flags = {'no-writes'},

@@ -74,6 +74,10 @@ functions! {
     Join = "join";
     /// Takes a seat for a user who still has one.
     Restore = "restore";
+    /// Reads the log after a position; read only.
+    ReadLog = "read_log";
+    /// Reads reactions and read marks after a change; read only.
+    ReadChanges = "read_changes";
     /// Gives a seat up and, when it was the user's last, announces the leave.
     Leave = "leave";
     /// Replaces a participant's user object and tells the room.
@@ -102,6 +106,8 @@ functions! {
     Connect = "connect";
     /// Remembers the rooms of a connection.
     HoldConnection = "hold_connection";
+    /// Forgets a connection, unless another goes on under its private id.
+    ForgetConnection = "forget_connection";
     /// Renews a gateway's lease and hands out a dead gateway to reap.
     RenewLease = "renew_lease";
 }

@@ -12,4 +12,5 @@ pub use server::{
     MESSAGE_LOAD_START, MessageAccepted, MessageReactionUpdate, MessageRefused, MessagesRead,
     ParticipantsUpdate, PreviousMessagesLoaded, ROOM_CREATED, ROOM_UPDATED, RoomState, ServerEvent,
     SessionEnded, SessionEndedReason, User, UserLeft, ack_packet, event_packet, signal_packet,
+    with_offset,
 };

@@ -5,7 +5,9 @@
 
 use serde::Serialize;
 
+use crate::id::RoomId;
 use crate::wire::json;
+use crate::wire::offset::{Cursor, write_offset};
 use crate::wire::socketio::{AckId, Packet, ROOT};
 
 /// `message`, to everybody in the room; its payload is a stored message.
@@ -23,6 +25,18 @@ pub const ROOM_UPDATED: &str = "roomUpdated";
 #[must_use]
 pub fn event_packet(name: &str, payload_json: &str) -> String {
     frame(None, &["[", &json(&name), ",", payload_json, "]"])
+}
+
+/// The same event with an offset as its last argument: `42["name",payload,"offset"]`. A client that
+/// reconnects says the last one it saw.
+#[must_use]
+pub fn with_offset(event_packet: &str, rooms: &[(RoomId, Cursor)]) -> String {
+    let mut packet = String::with_capacity(event_packet.len() + 3 + 64 * rooms.len());
+    packet.push_str(event_packet.strip_suffix(']').unwrap_or(event_packet));
+    packet.push_str(",\"");
+    let _ = write_offset(rooms, &mut packet); // a String takes everything
+    packet.push_str("\"]");
+    packet
 }
 
 /// The frame of an event without argument: `42["name"]`.
