@@ -263,15 +263,15 @@ pub(crate) async fn handle(
             mark::react(app, connection, &message_id, &reaction, op).await;
         }
         ClientEvent::ForceLogin { token } => session::force_login(app, connection, token),
-        ClientEvent::Ping | ClientEvent::JoinRoomList | ClientEvent::Unknown => return,
+        ClientEvent::Ping | ClientEvent::JoinRoomList | ClientEvent::Unknown => {}
     }
     if let Some(ack) = ack {
         send_packet(connection, &ack_packet(ack, None));
     }
 }
 
-/// Handles an event whose payload is not what its name promises: only who asked for an answer to a
-/// chat message gets one.
+/// Handles an event whose payload is not what its name promises: a chat message is refused if an answer
+/// was asked for, anything else is done with. Repeating it would not make it fit.
 pub(crate) fn handle_undecodable(
     app: &Arc<App>,
     connection: &Arc<Connection>,
@@ -283,14 +283,20 @@ pub(crate) fn handle_undecodable(
         "dropped an event with an unfit payload"
     );
     app.metrics.undecodable_events.inc();
-    if let (EventName::ChatMessage, Some(ack)) = (name, ack) {
-        let refused = MessageRefused {
+    let Some(ack) = ack else {
+        return;
+    };
+    let answer = if name == EventName::ChatMessage {
+        MessageRefused {
             code: ErrorCode::MessageError,
             message: "메시지 데이터 형식이 올바르지 않습니다.",
             retry_after: None,
-        };
-        send_packet(connection, &refused.packet(ack));
-    }
+        }
+        .packet(ack)
+    } else {
+        ack_packet(ack, None)
+    };
+    send_packet(connection, &answer);
 }
 
 /// Takes a connection out of everything. After an abnormal end its seats are kept for the grace
