@@ -3,7 +3,7 @@
 //! [`KNOBS`] is the one list: names, defaults, units and meanings. Reading collects all mistakes and
 //! reports them together.
 
-use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{fmt, net::SocketAddr, num::NonZeroU32, path::PathBuf, time::Duration};
 
 use slotcast_proto::token::SECRET_BYTES_MIN;
 
@@ -52,6 +52,8 @@ pub(crate) const KNOBS: &[Knob] = &[
     knob("SLOTCAST_ALLOWED_ORIGINS", "*", "Origins of pages that may connect, separated by commas; `*` allows any."),
     knob("SLOTCAST_TRUST_FORWARDED_FOR", "true", "Whether a client's address is taken from `X-Forwarded-For` or `X-Real-IP`."),
     knob("SLOTCAST_MAX_CONNECTIONS", "100000", "Sockets at most; further clients get 503."),
+    knob("SLOTCAST_CONNECTIONS_PER_SECOND", "10000", "New sockets a second, and as many at once; further clients get 503."),
+    Knob { name: "SLOTCAST_CONNECTIONS_PER_ADDRESS", default: Default::Unset, meaning: "Sockets of one client address (IPv6: of one /64 network) at most; further ones get 429. Unset: no limit. Behind a proxy it must set `X-Forwarded-For` anew, or clients choose their address." },
     knob("SLOTCAST_HANDSHAKE_TIMEOUT_MS", "10000", "Milliseconds from accepting a socket to the end of its HTTP request."),
     knob("SLOTCAST_CONNECT_TIMEOUT_MS", "45000", "Milliseconds that a socket may stay without an accepted Socket.IO CONNECT."),
     knob("SLOTCAST_PING_INTERVAL_MS", "25000", "Milliseconds between two heartbeats."),
@@ -121,6 +123,10 @@ pub(crate) struct Config {
     pub(crate) trust_forwarded_for: bool,
     /// Sockets at most.
     pub(crate) max_connections: usize,
+    /// New sockets a second.
+    pub(crate) connections_per_second: u32,
+    /// Sockets of one client address at most.
+    pub(crate) connections_per_address: Option<NonZeroU32>,
     /// From accepting a socket to the end of its HTTP request.
     pub(crate) handshake_timeout: Duration,
     /// How long a socket may stay without an accepted CONNECT, in milliseconds.
@@ -304,6 +310,12 @@ impl Config {
         let allowed_origins = vars.take("SLOTCAST_ALLOWED_ORIGINS", origins);
         let trust_forwarded_for = vars.take("SLOTCAST_TRUST_FORWARDED_FOR", boolean);
         let max_connections = vars.take("SLOTCAST_MAX_CONNECTIONS", number(1, 10_000_000));
+        let connections_per_second =
+            vars.take("SLOTCAST_CONNECTIONS_PER_SECOND", number(1, 1_000_000));
+        let connections_per_address = vars.take_optional(
+            "SLOTCAST_CONNECTIONS_PER_ADDRESS",
+            number(NonZeroU32::MIN, NonZeroU32::MAX),
+        );
         let handshake_timeout = vars.take("SLOTCAST_HANDSHAKE_TIMEOUT_MS", milliseconds);
         let connect_timeout_ms = vars.take("SLOTCAST_CONNECT_TIMEOUT_MS", number(1, DAY_MS));
         let ping_interval_ms = vars.take("SLOTCAST_PING_INTERVAL_MS", number(1, DAY_MS));
@@ -345,6 +357,8 @@ impl Config {
             allowed_origins: allowed_origins?,
             trust_forwarded_for: trust_forwarded_for?,
             max_connections: max_connections?,
+            connections_per_second: connections_per_second?,
+            connections_per_address: connections_per_address?,
             handshake_timeout: handshake_timeout?,
             connect_timeout_ms: connect_timeout_ms?,
             ping_interval_ms: ping_interval_ms?,

@@ -42,13 +42,14 @@ use tokio::{
 };
 
 use crate::{
+    admission::Admission,
     chat::Chat,
     close::Close,
     connections::ConnectionId,
     feed::Part,
     outbox::{Opening, Outbox, Pushed, is_transient},
     session::Session,
-    sockets::{Admission, Sockets},
+    sockets::Sockets,
     websocket::{Assembler, Message, close_frame, pong_frame, text_frame},
 };
 
@@ -263,9 +264,8 @@ pub(crate) fn run<C: Chat>(
     async move {
         let chat = admission.chat();
         chat.sockets().connections.insert(Arc::clone(&connection));
-        let served = AssertUnwindSafe(serve(chat, &connection, unread))
-            .catch_unwind()
-            .await;
+        let driver = Driver::new(chat, &connection, unread);
+        let served = AssertUnwindSafe(serve(driver)).catch_unwind().await;
         let end = served.unwrap_or_else(|_| {
             chat.metrics().task_panics.inc();
             End {
@@ -294,13 +294,8 @@ pub(crate) fn run<C: Chat>(
     clippy::manual_async_fn,
     reason = "an async fn keeps its arguments twice, in every task"
 )]
-fn serve<'a, C: Chat>(
-    chat: &'a Arc<C>,
-    connection: &'a Arc<Connection>,
-    unread: Unread,
-) -> impl Future<Output = End<C::Accepted>> + Send + 'a {
+fn serve<C: Chat>(mut driver: Driver<'_, C>) -> impl Future<Output = End<C::Accepted>> + Send {
     async move {
-        let mut driver = Driver::new(chat, connection, unread);
         let mut timer = pin!(sleep_until(driver.deadline()));
         loop {
             if let Err(close) = driver.advance() {
@@ -786,6 +781,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        admission::NoPlace,
         config::{self, Config},
         feed::Item,
         metrics::Metrics,
@@ -936,7 +932,7 @@ mod tests {
             SockRef::from(&accepted).set_send_buffer_size(4096).unwrap();
             let client = super::Client::default();
             let connection = Arc::new(Connection::new(&script.sockets, accepted, client));
-            let admission = Admission::take(script).unwrap();
+            let admission = Admission::take(script, "192.0.2.1").unwrap();
             let task = tokio::spawn(run(admission, Arc::clone(&connection), None));
             Self {
                 stream: stream.unwrap(),
@@ -1418,14 +1414,29 @@ mod tests {
         assert_eq!(client.ended().await, Close::Draining);
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn places_are_free_again_when_connections_end() {
-        let script = Script::new(&[("SLOTCAST_MAX_CONNECTIONS", "1")]);
+        let script = Script::new(&[
+            ("SLOTCAST_MAX_CONNECTIONS", "2"),
+            ("SLOTCAST_CONNECTIONS_PER_ADDRESS", "1"),
+            ("SLOTCAST_CONNECTIONS_PER_SECOND", "3"),
+        ]);
+        let take = |address| Admission::take(&script, address);
         let client = Client::accepted(&script).await;
-        assert!(Admission::take(&script).is_none());
+        assert_eq!(take("192.0.2.1").err(), Some(NoPlace::Address));
+        let other = take("192.0.2.2").unwrap();
+        assert_eq!(take("192.0.2.3").err(), Some(NoPlace::Full));
         client.connection.close(Close::Draining);
         client.ended().await;
-        assert!(Admission::take(&script).is_some());
+        drop(take("192.0.2.1").unwrap());
+        drop(other);
+        assert_eq!(take("192.0.2.1").err(), Some(NoPlace::Rate));
+        advance(Duration::from_secs(1)).await;
+        let all = [take("192.0.2.1"), take("192.0.2.2")];
+        assert!(
+            all.iter().all(Result::is_ok),
+            "what was refused left nothing"
+        );
     }
 
     #[test]

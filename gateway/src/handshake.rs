@@ -15,6 +15,7 @@ use std::{
     convert::Infallible,
     future::ready,
     net::SocketAddr,
+    ops::RangeInclusive,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -36,11 +37,11 @@ use tokio::{
 };
 
 use crate::{
+    admission::{Admission, NoPlace},
     chat::Chat,
     config::Origins,
     connection::{self, CLIENT_TEXT_BYTES_MAX, Client, Connection},
     metrics::Handshake,
-    sockets::Admission,
 };
 
 /// Largest request, in bytes: cookies of a shared domain fit.
@@ -49,8 +50,8 @@ const REQUEST_BYTES_MAX: usize = 16 * 1024;
 /// Most headers of a request.
 const HEADERS_MAX: usize = 64;
 
-/// Seconds after which a client that found no place may try again.
-const RETRY_AFTER_SECONDS: u16 = 5;
+/// Seconds after which a client that found no place may try again; not all in the same one.
+const RETRY_AFTER_SECONDS: RangeInclusive<u16> = 5..=15;
 
 /// How long a refused client may take to read the answer.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -67,7 +68,7 @@ enum Refusal {
     ForbiddenOrigin,
     UnsupportedProtocol,
     WebSocketVersion,
-    Full,
+    NoPlace(NoPlace),
     NotFound,
 }
 
@@ -81,7 +82,8 @@ impl Refusal {
             | Self::UnsupportedProtocol => StatusCode::BAD_REQUEST,
             Self::ForbiddenOrigin => StatusCode::FORBIDDEN,
             Self::WebSocketVersion => StatusCode::UPGRADE_REQUIRED,
-            Self::Full => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoPlace(NoPlace::Full | NoPlace::Rate) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoPlace(NoPlace::Address) => StatusCode::TOO_MANY_REQUESTS,
             Self::NotFound => StatusCode::NOT_FOUND,
         }
     }
@@ -94,8 +96,27 @@ impl Refusal {
             Self::BadRequest | Self::WebSocketVersion => r#"{"code":3,"message":"Bad request"}"#,
             Self::ForbiddenOrigin => r#"{"code":4,"message":"Forbidden"}"#,
             Self::UnsupportedProtocol => r#"{"code":5,"message":"Unsupported protocol version"}"#,
-            Self::Full => r#"{"success":false,"message":"Too many connections"}"#,
+            Self::NoPlace(NoPlace::Full) => {
+                r#"{"success":false,"reason":"full","message":"Too many connections"}"#
+            }
+            Self::NoPlace(NoPlace::Address) => {
+                r#"{"success":false,"reason":"address","message":"Too many connections from this address"}"#
+            }
+            Self::NoPlace(NoPlace::Rate) => {
+                r#"{"success":false,"reason":"rate","message":"Too many new connections"}"#
+            }
             Self::NotFound => r#"{"success":false,"message":"Not found"}"#,
+        }
+    }
+
+    const fn outcome(self) -> Handshake {
+        let Self::NoPlace(reason) = self else {
+            return Handshake::Refused;
+        };
+        match reason {
+            NoPlace::Full => Handshake::Full,
+            NoPlace::Address => Handshake::Address,
+            NoPlace::Rate => Handshake::Rate,
         }
     }
 }
@@ -160,8 +181,7 @@ fn answer<C: Chat>(
         }
         "/socket.io/" | "/socket.io" => match admit(chat, slot, address, request) {
             Ok(answer) => (Handshake::Upgraded, answer),
-            Err(Refusal::Full) => (Handshake::Full, refuse(Refusal::Full)),
-            Err(refusal) => (Handshake::Refused, refuse(refusal)),
+            Err(refusal) => (refusal.outcome(), refuse(refusal)),
         },
         "/health" => (Handshake::Other, json(StatusCode::OK, r#"{"status":"ok"}"#)),
         _ => (Handshake::Refused, refuse(Refusal::NotFound)),
@@ -205,7 +225,7 @@ fn admit<C: Chat>(
         return Err(Refusal::BadRequest);
     }
     let client = client(headers, address, chat.config().trust_forwarded_for);
-    let admission = Admission::take(chat).ok_or(Refusal::Full)?;
+    let admission = Admission::take(chat, &client.address).map_err(Refusal::NoPlace)?;
     let (answer, _) = upgrade(request).map_err(|_| Refusal::BadRequest)?;
     *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(Upgraded { admission, client });
     Ok(answer.map(|_| Full::default()))
@@ -305,8 +325,8 @@ fn refuse(refusal: Refusal) -> Response<Full<Bytes>> {
                 .headers_mut()
                 .insert(header::SEC_WEBSOCKET_VERSION, version);
         }
-        Refusal::Full => {
-            let seconds = HeaderValue::from(RETRY_AFTER_SECONDS);
+        Refusal::NoPlace(_) => {
+            let seconds = HeaderValue::from(fastrand::u16(RETRY_AFTER_SECONDS));
             answer.headers_mut().insert(header::RETRY_AFTER, seconds);
         }
         Refusal::UnknownTransport
@@ -334,6 +354,9 @@ fn json(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
+    use futures_util::future::join_all;
     use slotcast_proto::wire::{
         event::{ClientEvent, EventName},
         peer::ConnectAuth,
@@ -577,13 +600,64 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_client_without_a_place_is_told_to_come_back() {
-        let gateway = Gateway::start(&[("SLOTCAST_MAX_CONNECTIONS", "1")]);
-        let mut first = gateway.send(&request(WEBSOCKET, UPGRADE)).await;
+    async fn a_client_without_a_place_is_told_why_and_when_to_come_back() {
+        let cases = [
+            ("SLOTCAST_MAX_CONNECTIONS", 503, "full"),
+            ("SLOTCAST_CONNECTIONS_PER_ADDRESS", 429, "address"),
+            ("SLOTCAST_CONNECTIONS_PER_SECOND", 503, "rate"),
+        ];
+        let headers = format!("{UPGRADE}Origin: https://chat.example.com\r\n");
+        for (limit, status, reason) in cases {
+            let gateway = Gateway::start(&[(limit, "1")]);
+            let mut first = gateway.send(&request(WEBSOCKET, UPGRADE)).await;
+            read_until(&mut first, "maxPayload").await;
+            let mut seconds = HashSet::new();
+            // At once: after a second there is room again.
+            let request = request(WEBSOCKET, &headers);
+            for answer in join_all((0..12).map(|_| gateway.ask(&request))).await {
+                assert!(
+                    answer.starts_with(&format!("HTTP/1.1 {status} ")),
+                    "{answer}"
+                );
+                assert!(
+                    answer.contains(&format!(r#"{{"success":false,"reason":"{reason}","#)),
+                    "{answer}"
+                );
+                let answer = answer.to_lowercase();
+                assert!(
+                    answer.contains("access-control-allow-origin: https://chat.example.com"),
+                    "{answer}"
+                );
+                let wait = answer.split_once("retry-after: ").unwrap().1;
+                seconds.insert(wait.lines().next().unwrap().parse::<u16>().unwrap());
+            }
+            assert!(seconds.len() > 1, "all come back at once");
+            assert!(
+                seconds
+                    .iter()
+                    .all(|wait| RETRY_AFTER_SECONDS.contains(wait))
+            );
+            let metrics = gateway.chat.metrics.encode();
+            let counted = format!("gateway_handshakes_total{{outcome=\"{reason}\"}} 12");
+            assert!(metrics.contains(&counted), "{metrics}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_bound_of_an_address_is_that_of_the_client_behind_the_proxy() {
+        let gateway = Gateway::start(&[("SLOTCAST_CONNECTIONS_PER_ADDRESS", "1")]);
+        let from = |address| {
+            request(
+                WEBSOCKET,
+                &format!("{UPGRADE}X-Forwarded-For: {address}\r\n"),
+            )
+        };
+        let mut first = gateway.send(&from("203.0.113.7")).await;
         read_until(&mut first, "maxPayload").await;
-        let answer = gateway.ask(&request(WEBSOCKET, UPGRADE)).await;
-        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
-        assert!(answer.to_lowercase().contains("retry-after: 5"), "{answer}");
+        let mut other = gateway.send(&from("203.0.113.8")).await;
+        read_until(&mut other, "maxPayload").await;
+        let answer = gateway.ask(&from("203.0.113.7")).await;
+        assert!(answer.starts_with("HTTP/1.1 429 "), "{answer}");
     }
 
     #[tokio::test]

@@ -5,6 +5,7 @@ use std::{io, process::ExitCode, sync::Arc};
 use crate::{app::App, config::Config, drain::Signals, server::Handshakes};
 
 mod admin;
+mod admission;
 mod app;
 mod bus;
 mod chat;

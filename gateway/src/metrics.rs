@@ -8,7 +8,7 @@
 //! | `socketio_messages_processing_time_seconds` | `status`, `message_type` | time from event to acceptance |
 //! | `socketio_messages_rate_limit_total` | | messages refused for their rate |
 //! | `gateway_connections` | | open WebSocket connections |
-//! | `gateway_handshakes_total` | `outcome` | HTTP requests answered |
+//! | `gateway_handshakes_total` | `outcome` | HTTP requests answered; `full`, `address` and `rate` are those that got no place |
 //! | `gateway_closes_total` | `reason` | connections ended |
 //! | `gateway_recoveries_total` | `outcome` | clients that came back and asked for what they missed |
 //! | `gateway_outbox_bytes` | | bytes that wait for slow readers |
@@ -129,6 +129,10 @@ label_values! {
         Refused => "refused",
         /// Every place is taken.
         Full => "full",
+        /// The client's address has as many sockets as one may have.
+        Address => "address",
+        /// Too many sockets came within a second.
+        Rate => "rate",
         /// Something else was asked: health, a preflight.
         Other => "other",
         /// No complete request came, or not in time.

@@ -1,15 +1,12 @@
 //! What all connections of the process share.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
-};
+use std::sync::Arc;
 
 use slotcast_proto::wire::{Millis, peer::PeerConfig};
 use tokio::time::{Duration, Instant};
 
 use crate::{
-    admin::Readiness, chat::Chat, config::Config, connections::Connections, outbox::Budget,
+    admin::Readiness, admission::Places, config::Config, connections::Connections, outbox::Budget,
 };
 
 /// The deadline of a connection that has none, further away than any that matters.
@@ -26,40 +23,9 @@ pub(crate) struct Sockets {
     pub(crate) budget: Arc<Budget>,
     /// What the protocol's handshake announces.
     pub(crate) peer: PeerConfig,
-    admitted: AtomicUsize,
+    /// The places for connections.
+    pub(crate) places: Places,
     origin: Instant,
-}
-
-/// A place among the connections that the process may have, free again when dropped.
-pub(crate) struct Admission<C: Chat> {
-    chat: Arc<C>,
-}
-
-impl<C: Chat> Admission<C> {
-    /// Takes a place; `None` when all are taken.
-    pub(crate) fn take(chat: &Arc<C>) -> Option<Self> {
-        let admitted = &chat.sockets().admitted;
-        if admitted.fetch_add(1, Ordering::AcqRel) >= chat.config().max_connections {
-            admitted.fetch_sub(1, Ordering::AcqRel);
-            return None;
-        }
-        chat.metrics().connections.inc();
-        Some(Self {
-            chat: Arc::clone(chat),
-        })
-    }
-
-    /// The gateway that the place is in.
-    pub(crate) const fn chat(&self) -> &Arc<C> {
-        &self.chat
-    }
-}
-
-impl<C: Chat> Drop for Admission<C> {
-    fn drop(&mut self) {
-        self.chat.sockets().admitted.fetch_sub(1, Ordering::AcqRel);
-        self.chat.metrics().connections.dec();
-    }
 }
 
 impl Sockets {
@@ -79,7 +45,7 @@ impl Sockets {
                 connect_timeout_ms: config.connect_timeout_ms,
                 max_payload_bytes: config.max_payload_bytes,
             },
-            admitted: AtomicUsize::new(0),
+            places: Places::new(config),
             origin: Instant::now(),
         }
     }
