@@ -76,7 +76,7 @@ pub(crate) const KNOBS: &[Knob] = &[
     knob("SLOTCAST_PARTICIPANTS_INTERVAL_MS", "250", "Milliseconds at least between two participant lists of a room."),
     Knob { name: "SLOTCAST_LOG_MAX_LENGTH", default: Default::Unset, meaning: "Messages kept per room, about; unset keeps all." },
     knob("SLOTCAST_SUBSCRIBE_TO", "replica", "Where the bus listens when it can choose: `replica` or `master`."),
-    knob("SLOTCAST_DRAIN_SECONDS", "30", "Seconds from SIGTERM to the end of the process."),
+    knob("SLOTCAST_DRAIN_SECONDS", "30", "Seconds from SIGTERM to the end of the process; a second SIGTERM changes nothing, SIGINT ends it at once."),
     knob("SLOTCAST_DRAIN_PER_SECOND", "1000", "Sockets closed per second while draining."),
 ];
 

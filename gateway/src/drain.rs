@@ -44,6 +44,11 @@ impl Signals {
             _ = self.interrupt.recv() => "SIGINT",
         }
     }
+
+    /// Waits for the next SIGINT. A SIGTERM meanwhile is nothing new: supervisors repeat theirs.
+    pub(crate) async fn interrupted(&mut self) {
+        self.interrupt.recv().await;
+    }
 }
 
 /// Closes every connection, at the configured rate and with a reason on which clients reconnect. Sockets

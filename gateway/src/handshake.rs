@@ -362,6 +362,8 @@ mod tests {
         peer::ConnectAuth,
         socketio::AckId,
     };
+    use socket2::{Domain, Socket, Type};
+    use tokio::time::sleep;
 
     use super::*;
     use crate::{
@@ -379,6 +381,18 @@ mod tests {
         metrics: Metrics,
         sockets: Sockets,
         clients: Mutex<Vec<Client>>,
+    }
+
+    impl Open {
+        fn new(vars: &[(&str, &str)]) -> Self {
+            let config = config::tests::config(vars).unwrap();
+            Self {
+                sockets: Sockets::new(&config),
+                metrics: Metrics::new(),
+                clients: Mutex::default(),
+                config,
+            }
+        }
     }
 
     impl Chat for Open {
@@ -442,13 +456,7 @@ mod tests {
 
     impl Gateway {
         fn start(vars: &[(&str, &str)]) -> Self {
-            let config = config::tests::config(vars).unwrap();
-            let chat = Arc::new(Open {
-                sockets: Sockets::new(&config),
-                metrics: Metrics::new(),
-                clients: Mutex::default(),
-                config,
-            });
+            let chat = Arc::new(Open::new(vars));
             let listener = server::bind("127.0.0.1:0".parse().unwrap(), 65_536).unwrap();
             let address = listener.local_addr().unwrap();
             let handshakes = Handshakes::new();
@@ -741,6 +749,40 @@ mod tests {
             "{closed:?}"
         );
         assert_eq!(gateway.chat.sockets.connections.len(), 0);
+    }
+
+    /// A connection that nobody serves.
+    fn stub(chat: &Open) -> Arc<Connection> {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let stream = TcpStream::from_std(socket.into()).unwrap();
+        let connection = Arc::new(Connection::new(&chat.sockets, stream, Client::default()));
+        chat.sockets.connections.insert(Arc::clone(&connection));
+        connection
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_keeps_its_rate_within_a_tenth() {
+        for per_second in [7_u32, 11, 99, 250, 1000] {
+            let rate = per_second.to_string();
+            let chat = Arc::new(Open::new(&[("SLOTCAST_DRAIN_PER_SECOND", &rate)]));
+            let connections: Vec<_> = (0..per_second * 4).map(|_| stub(&chat)).collect();
+            let closed = || connections.iter().filter(|one| one.is_closing()).count();
+            let draining = tokio::spawn({
+                let chat = Arc::clone(&chat);
+                async move { drain(&chat, &Handshakes::new()).await }
+            });
+            // In the middle of a slice, so that no edge decides.
+            sleep(Duration::from_millis(20)).await;
+            let begun = closed();
+            assert!(begun <= per_second.div_ceil(5) as usize, "{begun} at once");
+            for second in 1..=3 {
+                sleep(Duration::from_secs(1)).await;
+                let share = (closed() - begun) as f64 / f64::from(per_second * second);
+                assert!((0.9..=1.1).contains(&share), "{per_second}/s: {share}");
+            }
+            draining.abort();
+        }
     }
 
     #[tokio::test]

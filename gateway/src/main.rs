@@ -130,9 +130,6 @@ async fn live(config: Config) -> io::Result<()> {
             true => Ok(()),
             false => Err(io::Error::other("connections were left at the deadline")),
         },
-        signal = signals.next() => {
-            tracing::warn!(signal, "ending at once");
-            Err(io::Error::other("interrupted while draining"))
-        }
+        () = signals.interrupted() => Err(io::Error::other("interrupted while draining")),
     }
 }

@@ -3,14 +3,15 @@ import net from 'node:net';
 
 /** See `proxyTo`. */
 class Proxy {
-  constructor(target) {
-    this.target = target;
+  constructor(port) {
+    this.pointTo(port);
     this.pairs = new Set();
     this.server = net.createServer((near) => this.join(near));
   }
 
   join(near) {
-    const far = net.connect(this.target, '127.0.0.1');
+    this.targets.push(this.targets.shift());
+    const far = net.connect(this.targets.at(-1), '127.0.0.1');
     const pair = [near, far];
     this.pairs.add(pair);
     for (const [from, to] of [pair, [far, near]]) {
@@ -25,9 +26,9 @@ class Proxy {
     }
   }
 
-  /** Leads later connections to another port. */
-  pointTo(port) {
-    this.target = port;
+  /** Leads later connections to other ports, in turn. */
+  pointTo(...ports) {
+    this.targets = ports;
   }
 
   /** Resets every connection, on both sides. */
