@@ -132,6 +132,38 @@ test('a gateway that stands still longer than its lease takes its seats again, e
   await inRoom(room, w, [witness, both]);
 });
 
+test('a seat that was taken before a gateway knew that its lease was lost is given up with its user', async () => {
+  const leasesAt = await stack.redis.ownerOf(Number(await stack.redis.ask(stack.redis.ports[0], 'CLUSTER', 'KEYSLOT', '{gateways}')));
+  const isElsewhere = async (id) => (await stack.redis.ownerOf(parseInt(id.slice(0, 4), 16))) !== leasesAt;
+  const elsewhere = (what, make, idOf) => eventually(what, async () => {
+    const made = await make();
+    return (await isElsewhere(idOf(made))) && made;
+  });
+  const [witness, seated] = await people(2);
+  const late = await elsewhere('a user on another master', () => rest.user(unique('지각')), ({ id }) => id);
+  const room = await elsewhere('a room on another master', async () => (await rest.room(witness))._id, (id) => id);
+  const w = await member(home, witness, room);
+  const s = await member(fourth, seated, room);
+  const one = await chatter(fourth.url, late);
+
+  await fourth.signal('SIGSTOP');
+  await w.take('message', (m) => m.content === left(seated), REAPED);
+  await settled(3);
+  stack.redis.signal(leasesAt, 'SIGSTOP'); // so that the gateway cannot know
+  one.emit('joinRoom', room);
+  await fourth.signal('SIGCONT');
+  await one.take('joinRoomSuccess').finally(() => stack.redis.signal(leasesAt, 'SIGCONT'));
+  await settled(4);
+  await inRoom(room, w, [witness, seated, late]);
+  await eventually('no seat to be held under the old name', async () => (await strays()).length === 0)
+    .catch(async (error) => assert.fail(`${error.message}: ${await strays()}`));
+  for (const gone of [one, s]) gone.close();
+  await w.take('message', (m) => m.content === left(late));
+  await inRoom(room, w, [witness]);
+  assert.equal(heard(w, came(late)), 1);
+  assert.equal(heard(w, left(late)), 1);
+});
+
 test('a gateway that dies while it cleans up after another leaves the rest to a third', async () => {
   const [witness, ...users] = await people(20);
   const rooms = [];

@@ -55,7 +55,7 @@ use crate::{
 
 /// How long a handler may run, in milliseconds. Its connection is not read meanwhile, so it must be over
 /// before a client that answers every heartbeat looks silent.
-const HANDLER_TIMEOUT_MS: u32 = 20_000;
+pub(crate) const HANDLER_TIMEOUT_MS: u32 = 20_000;
 const _: () = assert!(HANDLER_TIMEOUT_MS < PING_TIMEOUT_MS_DEFAULT);
 
 /// How long a closing connection may take to write what waits and to hear that the client closed.

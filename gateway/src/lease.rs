@@ -24,6 +24,7 @@ use tracing::{info, warn};
 use crate::{
     app::App,
     cluster::StoreError,
+    connection::HANDLER_TIMEOUT_MS,
     handler::room::{give_up_seat, take_seat_again},
     session::{Profile, User},
     store::Lease as Renewal,
@@ -35,6 +36,10 @@ const RENEWALS_PER_LEASE: u32 = 3;
 /// Seats given up between two looks at what is left, and at one time.
 const REAP_COUNT: u32 = 200;
 const REAP_CONCURRENCY: usize = 16;
+
+/// How long a handler may go on with a name that was lost meanwhile: until it is given up, and as long again
+/// at the end of its connection.
+const STRAGGLERS: Duration = Duration::from_millis(2 * HANDLER_TIMEOUT_MS as u64);
 
 /// Pause before seats are taken again that Redis did not give.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
@@ -76,6 +81,13 @@ impl Lease {
         Ok(gateway)
     }
 
+    /// Slots in which this gateway took seats under a name of its own.
+    fn slots_of(&self, gateway: GatewayId) -> Vec<Slot> {
+        let slots = self.lock_slots();
+        let of_name = slots.iter().filter(|(name, _)| *name == gateway);
+        of_name.map(|(_, slot)| *slot).collect()
+    }
+
     fn lock_slots(&self) -> MutexGuard<'_, HashSet<(GatewayId, Slot)>> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -102,25 +114,38 @@ impl Lease {
     /// # Errors
     /// [`StoreError`] when Redis does not answer.
     pub(crate) async fn renew(&self, app: &Arc<App>) -> Result<(), StoreError> {
-        let has_held = self.has_held.load(Ordering::Relaxed);
-        let renewal = app
-            .store
-            .renew_lease(self.gateway(), app.config.lease, has_held);
-        match renewal.await? {
-            Renewal::Renewed { dead } => {
-                self.has_held.store(true, Ordering::Relaxed);
-                if let Some(dead) = dead {
-                    spawn_reaper(app, dead);
+        loop {
+            let has_held = self.has_held.load(Ordering::Relaxed);
+            let renewal = app
+                .store
+                .renew_lease(self.gateway(), app.config.lease, has_held);
+            match renewal.await? {
+                Renewal::Renewed { dead } => {
+                    self.has_held.store(true, Ordering::Relaxed);
+                    if let Some(dead) = dead {
+                        spawn_reaper(app, dead);
+                    }
+                    return Ok(());
                 }
-            }
-            Renewal::Lost => {
-                self.gateway.store(fastrand::u32(..), Ordering::Relaxed);
-                self.has_held.store(false, Ordering::Relaxed);
-                let app = Arc::clone(app);
-                tokio::spawn(async move { take_all_seats_again(&app).await });
+                // At once under the new name: nobody would find its seats without a lease.
+                Renewal::Lost => self.change_name(app),
             }
         }
-        Ok(())
+    }
+
+    fn change_name(&self, app: &Arc<App>) {
+        let old = self.gateway.swap(fastrand::u32(..), Ordering::Relaxed);
+        self.has_held.store(false, Ordering::Relaxed);
+        let app = Arc::clone(app);
+        tokio::spawn(async move {
+            take_all_seats_again(&app).await;
+            // Those that handlers took before they could know.
+            let old = GatewayId::new(old);
+            give_up_name(&app, old).await;
+            sleep(STRAGGLERS).await;
+            give_up_name(&app, old).await;
+            app.lease.lock_slots().retain(|(name, _)| *name != old);
+        });
     }
 }
 
@@ -157,13 +182,25 @@ async fn keep_seat(app: &App, room: RoomId, user: &User) -> Result<(), StoreErro
     .await
 }
 
+/// Gives up every seat under a name that this gateway has no more.
+async fn give_up_name(app: &App, old: GatewayId) {
+    while let Err(error) = reap(app, old, app.lease.slots_of(old)).await {
+        warn!(gateway = %old, %error, "cannot give up the seats of a lost name yet");
+        sleep(RETRY_PAUSE).await;
+    }
+}
+
 fn spawn_reaper(app: &Arc<App>, dead: GatewayId) {
     if app.lease.is_reaping.swap(true, Ordering::AcqRel) {
         return; // handed out again when the claim ends
     }
     let app = Arc::clone(app);
     tokio::spawn(async move {
-        match reap(&app, dead).await {
+        let reaped = async {
+            let slots = app.store.slots_of(dead).await?;
+            reap(&app, dead, slots).await
+        };
+        match reaped.await {
             Ok(seats) => info!(gateway = %dead, seats, "reaped a dead gateway"),
             Err(error) => warn!(gateway = %dead, %error, "cannot reap a dead gateway yet"),
         }
@@ -171,10 +208,10 @@ fn spawn_reaper(app: &Arc<App>, dead: GatewayId) {
     });
 }
 
-/// Gives up every seat of a dead gateway; how many those were.
-async fn reap(app: &App, dead: GatewayId) -> Result<usize, StoreError> {
+/// Gives up every seat of a dead gateway in these slots, which are all of its; how many those were.
+async fn reap(app: &App, dead: GatewayId, slots: Vec<Slot>) -> Result<usize, StoreError> {
     let mut count = 0;
-    for slot in app.store.slots_of(dead).await? {
+    for slot in slots {
         loop {
             let seats = app.store.held_seats(dead, slot, REAP_COUNT).await?;
             if seats.is_empty() {
