@@ -3,7 +3,6 @@ import assert from 'node:assert/strict';
 import { onStack } from './support/stack.js';
 import { CLIENTS, Chatter, chatter } from './support/chatter.js';
 import { PATH, RawSocket } from './support/raw.js';
-import { request } from './support/http.js';
 import { eventually } from './support/wait.js';
 
 const PLACES = 3;
@@ -20,11 +19,7 @@ const [small, fair, slow] = stack.gateways;
 const again = { reconnection: true, reconnectionDelay: 100, reconnectionDelayMax: 300 };
 
 /** Requests that this gateway has answered in this way. */
-async function answered(gateway, outcome) {
-  const { text } = await request('GET', `${gateway.adminUrl}/metrics`);
-  const line = new RegExp(`^gateway_handshakes_total\\{outcome="${outcome}"\\} (\\d+)`, 'm').exec(text);
-  return Number(line?.[1] ?? 0);
-}
+const answered = (gateway, outcome) => gateway.metric(`gateway_handshakes_total{outcome="${outcome}"}`);
 
 for (const [version, io] of CLIENTS) {
   test(`client ${version} that finds no place comes back by itself and gets in when there is one`, async () => {
@@ -42,10 +37,7 @@ for (const [version, io] of CLIENTS) {
     await one.say(room, 'here I am');
     one.close();
     for (const raw of places) raw.destroy();
-    await eventually('all places to be free', async () => {
-      const { text } = await request('GET', `${small.adminUrl}/metrics`);
-      return /^gateway_connections 0$/m.test(text);
-    });
+    await eventually('all places to be free', async () => (await small.metric('gateway_connections')) === 0);
   });
 }
 

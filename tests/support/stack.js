@@ -48,6 +48,13 @@ class Part extends Program {
   async isReady() {
     return (await this.ready()) === 200;
   }
+
+  /** The value of a metric, with its labels as `/metrics` writes them; 0 while it does not show. */
+  async metric(name) {
+    const { text } = await request('GET', `${this.adminUrl}/metrics`);
+    const line = text.split('\n').find((one) => one.startsWith(`${name} `));
+    return line ? Number(line.slice(name.length + 1)) : 0;
+  }
 }
 
 /** The Redis nodes of a stack. */
