@@ -6,16 +6,20 @@
 //!                                          '--- live, lost, down ------------'
 //! ```
 //!
-//! The set of wanted channels is the truth; links and placements are rebuilt from it. Whenever a
-//! channel comes back to life, the log of its rooms is read from the last message seen, since
-//! sharded pub/sub delivers at most once.
+//! The set of wanted channels is the truth; links and placements are rebuilt from it. `placement.rs`
+//! decides, this file does what it says. Whenever a channel comes back to life, the log of its rooms
+//! is read from the last message seen, since sharded pub/sub delivers at most once.
 
+mod answers;
 mod link;
+mod placement;
 mod receive;
 mod resp;
+#[cfg(test)]
+mod simulation;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -27,10 +31,13 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use self::link::{Command, Link, News, QUEUE_MAX, Report};
 pub(crate) use self::receive::{Receiver, deliver};
+use self::{
+    link::{Command, Link, LinkId, News, QUEUE_MAX, Report},
+    placement::{Action, Placements},
+};
 use crate::{
-    cluster::{Address, Cluster, StoreError, Topology},
+    cluster::{Cluster, StoreError},
     config::SubscribeTo,
 };
 
@@ -38,18 +45,12 @@ use crate::{
 /// again costs nothing.
 const LINGER: Duration = Duration::from_secs(5);
 
-/// A subscription unanswered for this long is tried again.
-const CONFIRM_TIMEOUT: Duration = Duration::from_secs(2);
-
 /// The slot map is read this often even when nothing seems wrong: a replica that was given to another
 /// master keeps its subscribers without a word (redis#12558).
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What could not be placed is tried again this often.
 const SETTLE_INTERVAL: Duration = Duration::from_millis(100);
-
-/// A node is avoided this long after its link ended or it refused a channel.
-const AVOID: Duration = Duration::from_millis(250);
 
 /// A join waits this long for its channel.
 const LIVE_TIMEOUT: Duration = Duration::from_secs(8);
@@ -102,7 +103,7 @@ impl Bus {
     }
 
     /// The channels to have, after forgetting those unused for [`LINGER`].
-    fn wanted(&self) -> HashSet<Channel> {
+    fn wanted(&self) -> BTreeSet<Channel> {
         let mut wants = self.wants();
         wants.retain(|_, want| want.holders > 0 || want.idle_since.elapsed() < LINGER);
         wants.keys().copied().collect()
@@ -178,226 +179,126 @@ pub(crate) async fn run(
     receiver: Arc<Receiver>,
     prefer: SubscribeTo,
 ) {
-    let (reports, mut news) = mpsc::channel(QUEUE_MAX);
-    let mut placements = Placements {
-        bus,
-        cluster,
+    let (reports, news) = mpsc::channel(QUEUE_MAX);
+    let stale = Notify::new();
+    let driver = Driver {
+        bus: &bus,
+        cluster: &cluster,
         receiver,
-        prefer,
         reports,
-        generation: 0,
+        stale: &stale,
+        placements: Placements::new(prefer, QUEUE_MAX),
         links: HashMap::new(),
-        placed: HashMap::new(),
-        avoided: HashMap::new(),
     };
+    tokio::select! {
+        () = driver.run(news) => {}
+        () = keep_map_fresh(&bus, &cluster, &stale) => {}
+    }
+}
+
+/// Reads the slot map beside the driver: a node that does not answer must not keep channels from
+/// their next place.
+async fn keep_map_fresh(bus: &Bus, cluster: &Cluster, stale: &Notify) {
     let mut checks = interval(CHECK_INTERVAL);
     checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut settles = interval(SETTLE_INTERVAL);
-    settles.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        placements.settle();
         tokio::select! {
-            report = news.recv() => {
-                let Some(report) = report else { return };
-                let mut stale = placements.note(report);
-                while let Ok(report) = news.try_recv() {
-                    stale |= placements.note(report);
-                }
-                if stale {
-                    placements.cluster.refresh().await;
-                }
-            }
-            () = placements.bus.changed.notified() => {}
-            _ = settles.tick() => {}
-            _ = checks.tick() => placements.cluster.refresh().await,
+            () = stale.notified() => {}
+            _ = checks.tick() => {}
         }
+        cluster.refresh().await;
+        bus.changed.notify_one();
     }
 }
 
-/// Which channel is subscribed over which link.
-struct Placements {
-    bus: Arc<Bus>,
-    cluster: Arc<Cluster>,
+/// Does what the placements decide.
+struct Driver<'a> {
+    bus: &'a Bus,
+    cluster: &'a Cluster,
     receiver: Arc<Receiver>,
-    prefer: SubscribeTo,
     reports: mpsc::Sender<Report>,
-    generation: u64,
-    links: HashMap<Address, OpenLink>,
-    placed: HashMap<Channel, Placement>,
-    avoided: HashMap<Address, Instant>,
+    /// Told when the slot map may be out of date.
+    stale: &'a Notify,
+    placements: Placements,
+    links: HashMap<LinkId, mpsc::Sender<Command>>,
 }
 
-struct OpenLink {
-    generation: u64,
-    commands: mpsc::Sender<Command>,
-}
-
-struct Placement {
-    address: Address,
-    live: bool,
-    since: Instant,
-}
-
-impl Placements {
-    /// Brings the links into line with what is wanted and where slots live.
-    fn settle(&mut self) {
-        self.links.retain(|_, link| !link.commands.is_closed());
-        let topology = self.cluster.topology();
-        let wanted = self.bus.wanted();
-        let unwanted = self
-            .placed
-            .keys()
-            .filter(|channel| !wanted.contains(channel));
-        for channel in unwanted.copied().collect::<Vec<_>>() {
-            self.remove(channel);
-        }
-        for channel in wanted {
-            if let Some(placement) = self.placed.get(&channel) {
-                if self.is_in_place(&topology, channel, placement) {
-                    continue;
+impl Driver<'_> {
+    async fn run(mut self, mut news: mpsc::Receiver<Report>) {
+        let mut settles = interval(SETTLE_INTERVAL);
+        settles.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            self.note_ended();
+            let wanted = self.bus.wanted();
+            let topology = self.cluster.topology();
+            let actions = self.placements.settle(&wanted, &topology, Instant::now());
+            self.perform(actions);
+            tokio::select! {
+                report = news.recv() => {
+                    let Some(report) = report else { return };
+                    self.note(&report);
+                    while let Ok(report) = news.try_recv() {
+                        self.note(&report);
+                    }
                 }
-                self.remove(channel);
+                () = self.bus.changed.notified() => {}
+                _ = settles.tick() => {}
             }
-            self.place(&topology, channel);
         }
     }
 
-    fn is_in_place(&self, topology: &Topology, channel: Channel, placement: &Placement) -> bool {
-        let serves = topology.group(channel.slot()).is_none_or(|group| {
-            group.master == placement.address || group.replicas.contains(&placement.address)
-        });
-        let is_linked = self.links.contains_key(&placement.address);
-        serves && is_linked && (placement.live || placement.since.elapsed() < CONFIRM_TIMEOUT)
-    }
-
-    fn place(&mut self, topology: &Topology, channel: Channel) {
-        let Some(address) = self.choose(topology, channel) else {
-            return;
-        };
-        if self.command(&address, Command::Subscribe(channel)) {
-            let placement = Placement {
-                address,
-                live: false,
-                since: Instant::now(),
-            };
-            self.placed.insert(channel, placement);
+    /// A link may end without a word, if its task panics.
+    fn note_ended(&mut self) {
+        let ended = self
+            .links
+            .extract_if(|_, commands| commands.is_closed())
+            .map(|(link, _)| link)
+            .collect::<Vec<_>>();
+        for link in ended {
+            let news = News::Down;
+            self.note(&Report { link, news });
         }
     }
 
-    /// The preferred node of the channel's slot that is not to be avoided for the moment.
-    fn choose(&self, topology: &Topology, channel: Channel) -> Option<Address> {
-        let group = topology.group(channel.slot())?;
-        let master = [&group.master];
-        let nodes: Vec<_> = match self.prefer {
-            SubscribeTo::Replica => group.replicas.iter().chain(master).collect(),
-            SubscribeTo::Master => master.into_iter().chain(&group.replicas).collect(),
-        };
-        let is_avoided = |address: &Address| {
-            let since = self.avoided.get(address);
-            since.is_some_and(|since| since.elapsed() < AVOID)
-        };
-        let best = nodes.into_iter().find(|address| !is_avoided(address));
-        best.cloned()
+    fn note(&mut self, report: &Report) {
+        if let News::Lost(channel) = report.news {
+            warn!(address = %report.link.address, %channel, "lost a subscription");
+        }
+        let actions = self.placements.note(report, Instant::now());
+        self.perform(actions);
     }
 
-    fn remove(&mut self, channel: Channel) {
-        let Some(placement) = self.placed.remove(&channel) else {
-            return;
-        };
-        self.bus.set_lost(channel);
-        if self.links.contains_key(&placement.address) {
-            self.command(&placement.address, Command::Unsubscribe(channel));
+    fn perform(&mut self, actions: Vec<Action>) {
+        for action in actions {
+            match action {
+                Action::Open(link) => self.open(link),
+                Action::Close(link) => {
+                    self.links.remove(&link);
+                }
+                Action::Send(link, command) => {
+                    if let Some(commands) = self.links.get(&link) {
+                        // It has room for all that may be asked; a link that ended is noted next.
+                        let _ = commands.try_send(command);
+                    }
+                }
+                Action::Live(channel) => {
+                    let lost_for = self.bus.set_live(channel);
+                    self.receiver.catch_up(channel, lost_for);
+                }
+                Action::Lost(channel) => self.bus.set_lost(channel),
+                Action::CatchUp(channel) => self.receiver.catch_up(channel, None),
+                Action::Refresh => self.stale.notify_one(),
+            }
         }
     }
 
-    /// False when the link's queue is full or the link ended: what was asked is asked again when the
-    /// link reports. Waiting for the queue could wait for ourselves.
-    fn command(&mut self, address: &Address, command: Command) -> bool {
-        if !self.links.contains_key(address) {
-            self.open(address);
-        }
-        let link = self.links.get(address);
-        link.is_some_and(|link| link.commands.try_send(command).is_ok())
-    }
-
-    fn open(&mut self, address: &Address) {
-        self.generation += 1;
+    fn open(&mut self, id: LinkId) {
         let (commands, queue) = mpsc::channel(QUEUE_MAX);
         let credentials = self.cluster.credentials();
         let credentials = credentials.map(|(user, password)| (user.into(), password.into()));
-        let link = Link::new(
-            address.clone(),
-            self.generation,
-            self.reports.clone(),
-            Arc::clone(&self.receiver),
-        );
+        info!(address = %id.address, "opens a link");
+        let link = Link::new(id.clone(), self.reports.clone(), Arc::clone(&self.receiver));
         tokio::spawn(link.run(queue, credentials));
-        info!(%address, "opened a link");
-        let open = OpenLink {
-            generation: self.generation,
-            commands,
-        };
-        self.links.insert(address.clone(), open);
-    }
-
-    /// Takes a link's news in; true when the slot map may be out of date.
-    fn note(&mut self, report: Report) -> bool {
-        let Report {
-            address,
-            generation,
-            news,
-        } = report;
-        let current = self
-            .links
-            .get(&address)
-            .is_some_and(|link| link.generation == generation);
-        if !current {
-            return false;
-        }
-        match news {
-            News::Live(channel) => self.came_alive(&address, channel),
-            News::Lost(channel) => {
-                if self
-                    .placed
-                    .get(&channel)
-                    .is_some_and(|placed| placed.address == address)
-                {
-                    warn!(%address, %channel, "lost a subscription");
-                    self.placed.remove(&channel);
-                    self.bus.set_lost(channel);
-                    self.avoided.insert(address, Instant::now());
-                }
-                return true;
-            }
-            News::Down => {
-                self.links.remove(&address);
-                self.avoided.insert(address.clone(), Instant::now());
-                for channel in self.channels_on(&address) {
-                    self.placed.remove(&channel);
-                    self.bus.set_lost(channel);
-                }
-                return true;
-            }
-        }
-        false
-    }
-
-    fn came_alive(&mut self, address: &Address, channel: Channel) {
-        let placement = self
-            .placed
-            .get_mut(&channel)
-            .filter(|placed| placed.address == *address);
-        let Some(placement) = placement else { return };
-        placement.live = true;
-        let lost_for = self.bus.set_live(channel);
-        self.receiver.catch_up(channel, lost_for);
-    }
-
-    fn channels_on(&self, address: &Address) -> Vec<Channel> {
-        let here = self
-            .placed
-            .iter()
-            .filter(|(_, placement)| placement.address == *address);
-        here.map(|(channel, _)| *channel).collect()
+        self.links.insert(id, commands);
     }
 }

@@ -3,9 +3,10 @@
 //! The link owns its socket: client libraries lose sharded subscriptions when a slot moves and mix
 //! up unsolicited `sunsubscribe` pushes with answers. It subscribes channel by channel (one
 //! `SSUBSCRIBE` may only name channels of one slot), hands every message to the hub, and reports
-//! what it lost. It never decides where a channel belongs; the bus does.
+//! what became of each command and what it lost. It never decides where a channel belongs; the bus
+//! does.
 
-use std::{collections::VecDeque, io, sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use bytes::BytesMut;
 use slotcast_proto::schema::key::Channel;
@@ -19,6 +20,7 @@ use tokio::{
 use tracing::{debug, warn};
 
 use super::{
+    answers::{Answers, Kept},
     receive::Receiver,
     resp::{self, Reply},
 };
@@ -29,23 +31,39 @@ use crate::cluster::Address;
 const PROBE_INTERVAL: Duration = Duration::from_millis(500);
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Commands that may wait for the link, and events for the bus.
+/// Commands of one link that may be unanswered, and reports that may wait for the bus.
 pub(super) const QUEUE_MAX: usize = 1024;
 
 const READ_BUFFER_BYTES: usize = 64 * 1024;
 
-/// What the bus asks of a link.
+/// What the bus asks of a link: of each channel one thing at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Command {
+    /// Answered by [`News::Live`] or [`News::Lost`].
     Subscribe(Channel),
+    /// Answered by [`News::Left`].
     Unsubscribe(Channel),
 }
 
-/// What a link tells the bus. `generation` tells a link from its successor on the same node.
-#[derive(Clone, Debug)]
-pub(super) struct Report {
+impl Command {
+    pub(super) const fn channel(self) -> Channel {
+        match self {
+            Self::Subscribe(channel) | Self::Unsubscribe(channel) => channel,
+        }
+    }
+}
+
+/// Tells a link from its successors on the same node.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct LinkId {
     pub(super) address: Address,
     pub(super) generation: u64,
+}
+
+/// What a link tells the bus.
+#[derive(Clone, Debug)]
+pub(super) struct Report {
+    pub(super) link: LinkId,
     pub(super) news: News,
 }
 
@@ -55,6 +73,8 @@ pub(super) enum News {
     Live(Channel),
     /// The subscription was refused, or taken away because the slot moved.
     Lost(Channel),
+    /// The subscription has ended as asked.
+    Left(Channel),
     /// The connection ended, and every subscription with it.
     Down,
 }
@@ -72,6 +92,8 @@ enum LinkError {
     Malformed,
     #[error("refused the greeting: {0}")]
     Greeting(String),
+    #[error(transparent)]
+    Kept(#[from] Kept),
 }
 
 /// User and password.
@@ -79,35 +101,20 @@ pub(super) type Credentials = Option<(String, String)>;
 
 /// The running end of a link.
 pub(super) struct Link {
-    address: Address,
-    generation: u64,
+    id: LinkId,
     reports: mpsc::Sender<Report>,
     receiver: Arc<Receiver>,
-    /// Commands sent and not yet answered, oldest first: Redis answers in order.
-    pending: VecDeque<Pending>,
+    answers: Answers,
     heard: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Pending {
-    Probe,
-    Subscribe(Channel),
-    Unsubscribe(Channel),
-}
-
 impl Link {
-    pub(super) fn new(
-        address: Address,
-        generation: u64,
-        reports: mpsc::Sender<Report>,
-        receiver: Arc<Receiver>,
-    ) -> Self {
+    pub(super) fn new(id: LinkId, reports: mpsc::Sender<Report>, receiver: Arc<Receiver>) -> Self {
         Self {
-            address,
-            generation,
+            id,
             reports,
             receiver,
-            pending: VecDeque::new(),
+            answers: Answers::default(),
             heard: true,
         }
     }
@@ -115,9 +122,9 @@ impl Link {
     /// Serves commands until the connection or the bus ends.
     pub(super) async fn run(mut self, commands: mpsc::Receiver<Command>, credentials: Credentials) {
         match self.serve(commands, credentials).await {
-            Ok(()) => debug!(address = %self.address, "closed the link"),
+            Ok(()) => debug!(address = %self.id.address, "closed the link"),
             Err(error) => {
-                warn!(address = %self.address, %error, "the link to a Redis node ended");
+                warn!(address = %self.id.address, %error, "the link to a Redis node ended");
                 self.report(News::Down).await;
             }
         }
@@ -128,7 +135,7 @@ impl Link {
         mut commands: mpsc::Receiver<Command>,
         credentials: Credentials,
     ) -> Result<(), LinkError> {
-        let connecting = TcpStream::connect((self.address.host(), self.address.port()));
+        let connecting = TcpStream::connect((self.id.address.host(), self.id.address.port()));
         let mut stream = timeout(CONNECT_TIMEOUT, connecting)
             .await
             .map_err(|_| LinkError::Slow)??;
@@ -162,20 +169,15 @@ impl Link {
     }
 
     async fn send(&mut self, stream: &mut TcpStream, command: Command) -> Result<(), LinkError> {
-        let (name, channel) = match command {
-            Command::Subscribe(channel) => {
-                self.pending.push_back(Pending::Subscribe(channel));
-                ("SSUBSCRIBE", channel)
-            }
-            Command::Unsubscribe(channel) => {
-                self.pending.push_back(Pending::Unsubscribe(channel));
-                ("SUNSUBSCRIBE", channel)
-            }
+        let name = match command {
+            Command::Subscribe(_) => "SSUBSCRIBE",
+            Command::Unsubscribe(_) => "SUNSUBSCRIBE",
         };
-        stream
-            .write_all(&encode(&[name, &channel.to_string()]))
-            .await?;
-        Ok(())
+        let channel = command.channel().to_string();
+        let mut both = encode(&[name, &channel]);
+        both.extend(encode(&["ECHO", &channel]));
+        self.answers.sent(command);
+        write(stream, &both).await
     }
 
     async fn probe(&mut self, stream: &mut TcpStream) -> Result<(), LinkError> {
@@ -183,9 +185,7 @@ impl Link {
             return Err(LinkError::Silent);
         }
         self.heard = false;
-        self.pending.push_back(Pending::Probe);
-        stream.write_all(&encode(&["PING"])).await?;
-        Ok(())
+        write(stream, &encode(&["PING"])).await
     }
 
     /// Takes every whole value out of the buffer: messages together to the receiver, the rest here.
@@ -197,21 +197,20 @@ impl Link {
             .map_err(|_| LinkError::Malformed)?
         {
             taken += length;
-            match reply {
-                Reply::Push(items) => match items.as_slice() {
-                    [
-                        Reply::Text(b"smessage"),
-                        Reply::Text(_),
-                        Reply::Text(message),
-                    ] => messages.push(*message),
-                    items => news.extend(self.confirmed(items)),
-                },
-                Reply::Error(error) => news.extend(self.refused(error)),
-                Reply::Text(_) | Reply::Integer(_) | Reply::Null | Reply::Items(_) => {
-                    self.pending
-                        .pop_front_if(|pending| *pending == Pending::Probe);
-                }
+            if let Reply::Push(items) = &reply
+                && let [
+                    Reply::Text(b"smessage"),
+                    Reply::Text(_),
+                    Reply::Text(message),
+                ] = items.as_slice()
+            {
+                messages.push(*message);
+                continue;
             }
+            if let Reply::Error(error) = &reply {
+                debug!(address = %self.id.address, error = %String::from_utf8_lossy(error), "refused");
+            }
+            news.extend(self.answers.take(&reply)?);
         }
         self.receiver.receive(&messages).await;
         let _ = buffer.split_to(taken);
@@ -221,51 +220,22 @@ impl Link {
         Ok(())
     }
 
-    /// A `ssubscribe` or `sunsubscribe` push: the answer to the oldest command, or unasked for.
-    fn confirmed(&mut self, items: &[Reply<'_>]) -> Option<News> {
-        let [Reply::Text(kind), Reply::Text(channel), ..] = items else {
-            return None;
-        };
-        let channel = Channel::parse(std::str::from_utf8(channel).ok()?)?;
-        match *kind {
-            b"ssubscribe" => {
-                self.pending
-                    .pop_front_if(|pending| *pending == Pending::Subscribe(channel));
-                Some(News::Live(channel))
-            }
-            b"sunsubscribe" => {
-                let asked = self
-                    .pending
-                    .pop_front_if(|pending| *pending == Pending::Unsubscribe(channel));
-                if asked.is_some() {
-                    None
-                } else {
-                    Some(News::Lost(channel))
-                }
-            }
-            _ => None,
-        }
-    }
-
-    /// An error answers the oldest command; a refused subscription is as good as lost.
-    fn refused(&mut self, error: &[u8]) -> Option<News> {
-        let pending = self.pending.pop_front()?;
-        debug!(address = %self.address, error = %String::from_utf8_lossy(error), ?pending, "refused");
-        match pending {
-            Pending::Subscribe(channel) => Some(News::Lost(channel)),
-            Pending::Unsubscribe(_) | Pending::Probe => None,
-        }
-    }
-
     async fn report(&self, news: News) {
         let report = Report {
-            address: self.address.clone(),
-            generation: self.generation,
+            link: self.id.clone(),
             news,
         };
         // The bus ends before its links only when the process does.
         let _ = self.reports.send(report).await;
     }
+}
+
+/// A node that takes nothing any more would keep the link from probing it.
+async fn write(stream: &mut TcpStream, bytes: &[u8]) -> Result<(), LinkError> {
+    timeout(PROBE_INTERVAL, stream.write_all(bytes))
+        .await
+        .map_err(|_| LinkError::Silent)??;
+    Ok(())
 }
 
 /// `HELLO 3`, with user and password when the cluster wants them.

@@ -87,6 +87,20 @@ impl Topology {
         Some(topology)
     }
 
+    /// A slot map of these ranges, each with its master and then its replicas.
+    #[cfg(test)]
+    pub(crate) fn of(rows: impl IntoIterator<Item = (u16, u16, Vec<Address>)>) -> Self {
+        let mut topology = Self::default();
+        for (first, last, mut nodes) in rows {
+            let replicas = nodes.split_off(1);
+            let master = nodes.remove(0);
+            let index = topology.index_of(Group { master, replicas });
+            topology.ranges.push((first, last, index));
+        }
+        topology.ranges.sort_unstable();
+        topology
+    }
+
     fn index_of(&mut self, group: Group) -> usize {
         let known = self
             .groups
