@@ -8,10 +8,10 @@ use std::{
 
 use slotcast_proto::{id::RoomId, schema::key::Channel, token::TokenKey};
 use thiserror::Error;
-use tokio::time::Instant;
+use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
 use crate::{
-    bus::{self, Bus, Receiver, Subscription},
+    bus::{self, Bus, Reads, Receiver, Subscription},
     cluster::{Cluster, StoreError},
     config::Config,
     hub::Hub,
@@ -34,6 +34,7 @@ pub(crate) struct App {
     pub(crate) store: Store,
     pub(crate) hub: Hub,
     pub(crate) bus: Arc<Bus>,
+    reads: Reads,
     pub(crate) marks: Marks,
     pub(crate) lease: Lease,
     cluster: Arc<Cluster>,
@@ -78,6 +79,7 @@ impl App {
             ),
             hub: Hub::new(config.participants_interval),
             bus: Arc::default(),
+            reads: Reads::default(),
             marks: Marks::default(),
             lease: Lease::new(),
             metrics,
@@ -121,6 +123,11 @@ impl App {
     /// Asks for the channel of a room's slot.
     pub(crate) fn subscribe(&self, room: RoomId) -> Subscription {
         self.bus.want(Channel::Rooms(room.slot()))
+    }
+
+    /// Waits for a turn to read a room for catching up; it lasts until the answer is dropped.
+    pub(crate) async fn turn_to_read(&self, room: RoomId) -> Option<OwnedSemaphorePermit> {
+        self.reads.turn(self.cluster.master(room.slot())).await
     }
 
     /// Seconds since the process started.

@@ -13,6 +13,7 @@
 mod answers;
 mod link;
 mod placement;
+mod reads;
 mod receive;
 mod resp;
 #[cfg(test)]
@@ -31,10 +32,13 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-pub(crate) use self::receive::{Receiver, deliver};
 use self::{
     link::{Command, Link, LinkId, News, QUEUE_MAX, Report},
     placement::{Action, Placements},
+};
+pub(crate) use self::{
+    reads::Reads,
+    receive::{Receiver, deliver},
 };
 use crate::{
     cluster::{Cluster, StoreError},

@@ -238,7 +238,8 @@ impl Cluster {
         }
     }
 
-    fn master(&self, slot: Slot) -> Option<Address> {
+    /// The master of a slot, as far as known.
+    pub(crate) fn master(&self, slot: Slot) -> Option<Address> {
         self.topology()
             .group(slot)
             .map(|group| group.master.clone())

@@ -156,7 +156,10 @@ async fn perform(app: &App, chore: Option<Chore>) {
         match chore {
             Chore::Fill(room, after) => {
                 app.metrics.bus_gap_fills.inc();
-                match app.store.missed(room, after, GAP_MESSAGES_MAX).await {
+                let turn = app.turn_to_read(room).await;
+                let read = app.store.missed(room, after, GAP_MESSAGES_MAX).await;
+                drop(turn);
+                match read {
                     Ok(Some(missed)) => {
                         let count = u64::try_from(missed.messages.len()).unwrap_or(u64::MAX);
                         app.metrics.bus_gap_messages.inc_by(count);
@@ -172,8 +175,11 @@ async fn perform(app: &App, chore: Option<Chore>) {
             }
             Chore::Participants(room, wait) => {
                 sleep(wait).await;
+                let turn = app.turn_to_read(room).await;
                 app.hub.begin_announcement(room);
-                match app.store.participants(room).await {
+                let read = app.store.participants(room).await;
+                drop(turn);
+                match read {
                     Ok(participants) => {
                         let again = app.hub.announce_participants(room, &participants);
                         chores.extend(app.hub.deliver(room).await);
