@@ -105,7 +105,6 @@ pub(crate) async fn connect(
         user: claims.user_id,
         session,
         previous_pid,
-        owner: fastrand::u64(..),
         notice: &notice.json(),
     };
     let failed = |error: StoreError| {
@@ -147,7 +146,7 @@ fn register<'a>(
     let user = app.hub.add_connection(id, profile, connection, control);
     connection.session().get_or_init(|| {
         app.metrics.users.inc();
-        let session = Session::new(user, arrival.session, arrival.owner, app.now_seconds());
+        let session = Session::new(user, arrival.session, welcome.generation, app.now_seconds());
         // From here on they are the connection's: should it end at once, the next one finds them.
         for room in &welcome.rooms {
             session.enter(*room);
@@ -183,7 +182,9 @@ fn accept(
     Accepted {
         sid: random_id(),
         pid: session.pid(),
-        succeeds: previous_pid.filter(|_| welcome.is_known).map(key_text),
+        succeeds: previous_pid
+            .filter(|_| welcome.generation > 0)
+            .map(key_text),
         back: recovered.map_or(Back::Restored(welcome.rooms), Back::Recovered),
     }
 }
@@ -224,11 +225,11 @@ async fn succeed(app: &App, session: &Session, previous: Option<&str>) -> Result
     };
     if previous != session.pid() {
         app.store
-            .forget_connection(user, previous, &session.owner())
+            .forget_connection(user, previous, session.generation)
             .await?;
     }
     app.store
-        .announce_take_over(user, previous, &session.owner())
+        .announce_take_over(user, previous, session.generation)
         .await
 }
 
@@ -324,12 +325,12 @@ pub(crate) async fn disconnected(app: &Arc<App>, connection: &Arc<Connection>, c
     if may_return {
         park(app, session, seats, close).await;
     } else {
-        let (app, pid, owner) = (Arc::clone(app), session.pid(), session.owner());
+        let (app, pid, generation) = (Arc::clone(app), session.pid(), session.generation);
         let is_held = session.is_held();
         tokio::spawn(async move {
             seats.give_up(&app).await;
             if is_held {
-                forget(&app, seats.user.id, &pid, &owner).await;
+                forget(&app, seats.user.id, &pid, generation).await;
             }
         });
     }
@@ -357,8 +358,8 @@ async fn park(app: &Arc<App>, session: &Session, seats: Seats, close: Close) {
     }
 }
 
-async fn forget(app: &App, user: UserId, pid: &str, owner: &str) {
-    if let Err(error) = app.store.forget_connection(user, pid, owner).await {
+async fn forget(app: &App, user: UserId, pid: &str, generation: u64) {
+    if let Err(error) = app.store.forget_connection(user, pid, generation).await {
         debug!(%error, "left the record of a connection to its expiry");
     }
 }

@@ -23,8 +23,8 @@ const CHECK_INTERVAL_SECONDS: u32 = 60;
 pub(crate) struct Session {
     pub(crate) user: Arc<User>,
     pub(crate) id: SessionId,
-    /// Tells this connection from others that went on under the same private id.
-    owner: u64,
+    /// Which of the connections it is that went on under the same private id.
+    pub(crate) generation: u64,
     /// Names the connection to whichever gateway it comes back to; set before the client knows it.
     pid: AtomicU64,
     /// Redis may remember the connection.
@@ -41,11 +41,11 @@ const ENDED: u32 = u32::MAX;
 const DOUBTED: u32 = u32::MAX - 1;
 
 impl Session {
-    pub(crate) fn new(user: Arc<User>, id: SessionId, owner: u64, now_seconds: u32) -> Self {
+    pub(crate) fn new(user: Arc<User>, id: SessionId, generation: u64, now_seconds: u32) -> Self {
         Self {
             user,
             id,
-            owner,
+            generation,
             pid: AtomicU64::new(0),
             is_held: AtomicBool::new(false),
             rooms: Mutex::default(),
@@ -61,11 +61,6 @@ impl Session {
     /// Sets the private id.
     pub(crate) fn set_pid(&self, pid: u64) {
         self.pid.store(pid, Ordering::Relaxed);
-    }
-
-    /// Which of the connections under this private id it is.
-    pub(crate) fn owner(&self) -> String {
-        key_text(self.owner)
     }
 
     /// Whether Redis may remember the connection.
@@ -103,7 +98,7 @@ impl Session {
             user: self.user.id,
             session: self.id,
             pid: self.pid(),
-            owner: self.owner(),
+            generation: self.generation,
             is_parked: false,
             rooms,
         }

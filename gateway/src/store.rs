@@ -53,8 +53,8 @@ pub(crate) struct Welcome {
     pub(crate) name: String,
     pub(crate) email: String,
     pub(crate) profile_image: String,
-    /// The connection that the client had before is remembered.
-    pub(crate) is_known: bool,
+    /// Which of the connections under its private id it is; 0 if that is not known.
+    pub(crate) generation: u64,
     /// Rooms of the connection that this one succeeds.
     pub(crate) rooms: Vec<RoomId>,
 }
@@ -65,8 +65,6 @@ pub(crate) struct Arrival<'a> {
     pub(crate) session: SessionId,
     /// The connection that the client had before.
     pub(crate) previous_pid: Option<u64>,
-    /// Tells this connection from others that go on under the same private id.
-    pub(crate) owner: u64,
     /// Payload of `duplicate_login` for the user's other sessions.
     pub(crate) notice: &'a str,
 }
@@ -76,7 +74,7 @@ pub(crate) struct HeldConnection<'a> {
     pub(crate) user: UserId,
     pub(crate) session: SessionId,
     pub(crate) pid: String,
-    pub(crate) owner: String,
+    pub(crate) generation: u64,
     /// Lost: who comes back without knowing `pid` may have its rooms too.
     pub(crate) is_parked: bool,
     pub(crate) rooms: &'a [RoomId],
@@ -203,13 +201,12 @@ impl Store {
             .arg(self.session_ttl_ms)
             .arg(arrival.previous_pid.map(key_text).unwrap_or_default())
             .arg(arrival.notice)
-            .arg(key_text(arrival.owner))
             .arg(self.recovery_window_ms)
             .to_owned();
         let answer = Answer::of("connect", self.call(user.slot(), call).await?)?;
         match answer.reason.as_str() {
             "ok" => {
-                let (name, email, profile_image, is_known, rooms): (_, _, _, _, Vec<String>) =
+                let (name, email, profile_image, generation, rooms): (_, _, _, _, Vec<String>) =
                     answer.rest()?;
                 let rooms = rooms
                     .iter()
@@ -219,7 +216,7 @@ impl Store {
                     name,
                     email,
                     profile_image,
-                    is_known,
+                    generation,
                     rooms,
                 }))
             }
@@ -257,23 +254,23 @@ impl Store {
             .arg(&held.pid)
             .arg(held.session.to_string())
             .arg(state)
-            .arg(&held.owner)
+            .arg(held.generation)
             .arg(rooms)
             .arg(self.session_ttl_ms)
             .to_owned();
         self.call(held.user.slot(), call).await.map(drop)
     }
 
-    /// Tells a user's other connection under this private id that `owner` has its seats.
+    /// Tells a user's older connection under this private id that its seats are taken.
     pub(crate) async fn announce_take_over(
         &self,
         user: UserId,
         pid: &str,
-        owner: &str,
+        generation: u64,
     ) -> Result<(), StoreError> {
         let call = cmd("SPUBLISH")
             .arg(Channel::Users(user.slot()).to_string())
-            .arg(bus::taken_over(user, pid, owner))
+            .arg(bus::taken_over(user, pid, generation))
             .to_owned();
         self.call(user.slot(), call).await.map(drop)
     }
@@ -283,11 +280,11 @@ impl Store {
         &self,
         user: UserId,
         pid: &str,
-        owner: &str,
+        generation: u64,
     ) -> Result<(), StoreError> {
         let call = function(Function::ForgetConnection, &[key::connections(user)])
             .arg(pid)
-            .arg(owner)
+            .arg(generation)
             .to_owned();
         self.call(user.slot(), call).await.map(drop)
     }

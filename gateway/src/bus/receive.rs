@@ -76,8 +76,8 @@ impl Receiver {
                 handler::session::replaced(&self.app, user, *session);
             }
             UserMessage::LoggedOut => handler::session::logged_out(&self.app, user),
-            UserMessage::TakenOver { pid, owner } => {
-                handler::session::taken_over(&self.app, user, pid, owner);
+            UserMessage::TakenOver { pid, generation } => {
+                handler::session::taken_over(&self.app, user, pid, *generation);
             }
             UserMessage::Connected { session, notice } => {
                 handler::session::connected_elsewhere(&self.app, user, *session, notice);

@@ -71,7 +71,7 @@ pub(super) async fn recover(
 ) -> Option<Vec<Recovery>> {
     let session = connection.session().get()?;
     let offset: Offset = offset.parse().ok()?;
-    if !welcome.is_known {
+    if welcome.generation == 0 {
         // A connection without a room is not remembered, and misses nothing.
         return offset.0.is_empty().then(Vec::new);
     }

@@ -67,11 +67,11 @@ pub(crate) fn connected_elsewhere(
     }
 }
 
-/// The user's connection `owner` goes on under `pid`: what is left of the one before may go.
-pub(crate) fn taken_over(app: &App, user: UserId, pid: &str, owner: &str) {
+/// Another connection goes on under `pid`: what is left of older ones may go.
+pub(crate) fn taken_over(app: &App, user: UserId, pid: &str, generation: u64) {
     for connection in app.hub.connections_of(user) {
         let session = connection.session().get();
-        if session.is_some_and(|session| session.pid() == pid && session.owner() != owner) {
+        if session.is_some_and(|session| session.pid() == pid && session.generation < generation) {
             connection.close(Close::TakenOver);
         }
     }

@@ -10,7 +10,7 @@
 //! | `e` | rooms | room event json | a ready event for the room's sockets |
 //! | `s` | users | user session | the user's one session is this |
 //! | `o` | users | user | the user logged out |
-//! | `t` | users | user pid owner | a connection was taken over by a newer one |
+//! | `t` | users | user pid generation | a connection goes on as this generation of itself |
 //! | `c` | users | user session json | a socket of this session connected; the notice for others |
 //! | `n` | users | user json | the user's profile changed |
 //! | `l` | lobby | event json | a ready event for every socket |
@@ -85,12 +85,12 @@ pub enum UserMessage<'a> {
     SessionReplaced(SessionId),
     /// The user logged out.
     LoggedOut,
-    /// Another connection goes on under this private id; the one before it may not know yet.
+    /// A connection goes on under the private id of one before it, which may not know yet.
     TakenOver {
         /// Private id of both.
         pid: &'a str,
-        /// The one that goes on.
-        owner: &'a str,
+        /// Its generation; the one before it has a smaller one.
+        generation: u64,
     },
     /// A socket of this session connected; sockets of other sessions get the notice.
     Connected {
@@ -155,8 +155,11 @@ fn parse_user<'a>(kind: &str, rest: &'a str) -> Option<UserMessage<'a>> {
         "s" => Some(UserMessage::SessionReplaced(rest.parse().ok()?)),
         "o" => Some(UserMessage::LoggedOut),
         "t" => {
-            let (pid, owner) = rest.split_once(' ')?;
-            Some(UserMessage::TakenOver { pid, owner })
+            let (pid, generation) = rest.split_once(' ')?;
+            Some(UserMessage::TakenOver {
+                pid,
+                generation: generation.parse().ok()?,
+            })
         }
         "c" => {
             let (session, notice) = rest.split_once(' ')?;
@@ -258,10 +261,10 @@ pub fn profile_changed(user: UserId, json: &str) -> String {
     format!("n {user} {json}")
 }
 
-/// Writes a `t` message: the connection `owner` goes on under the private id `pid`.
+/// Writes a `t` message: under the private id `pid` goes on a connection of this generation.
 #[must_use]
-pub fn taken_over(user: UserId, pid: &str, owner: &str) -> String {
-    format!("t {user} {pid} {owner}")
+pub fn taken_over(user: UserId, pid: &str, generation: u64) -> String {
+    format!("t {user} {pid} {generation}")
 }
 
 #[cfg(test)]
@@ -347,7 +350,7 @@ mod tests {
         };
         assert!(parsed(&format!("s {user} {session}")));
         assert!(parsed(&format!("o {user}")));
-        assert!(parsed(&taken_over(user, "pid", "owner")));
+        assert!(parsed(&taken_over(user, "pid", 2)));
         assert!(parsed(&format!("c {user} {session} {{\"type\":\"x\"}}")));
         assert!(parsed(&profile_changed(user, "{}")));
     }

@@ -625,20 +625,20 @@ local function touch_session(keys, args)
   return {'ok'}
 end
 
--- connections: pid -> `<session> <live|parked|taken> <owner> <ms> <room> <room>...`: the rooms that a
--- connection had, so that the client finds them again on any gateway. Of all connections that go on
--- under one pid, `owner` is the latest; only its word counts. What was not live is forgotten when it
--- is older than the window.
+-- connections: pid -> `<session> <live|parked|taken> <generation> <ms> <room> <room>...`: the rooms
+-- that a connection had, so that the client finds them again on any gateway. Connections that go on
+-- under one pid count generations; the word of an older one counts no more. What was not live is
+-- forgotten when it is older than the window.
 
 -- KEYS user session connections
--- ARGV channel user session ttl_ms pid notice_json owner window_ms
+-- ARGV channel user session ttl_ms pid notice_json window_ms
 -- Admits a socket: checks and touches the session, tells the user's older sockets once a session,
 -- and takes over the rooms of the connection `pid` (or, without one, of parked connections). What
 -- was taken stays to be taken by the same `pid` again: the answer may be lost.
--- -> {'ok', name, email, profile image or '', 1 if `pid` is known|0, {room, ...}}
+-- -> {'ok', name, email, profile image or '', generation (0 if `pid` is not known), {room, ...}}
 --    {'invalid'} {'gone'}
 local function connect(keys, args)
-  local session, pid, owner = args[3], args[5], args[7]
+  local session, pid = args[3], args[5]
   if redis.call('HGET', keys[2], 'id') ~= session then return {'invalid'} end
   local name, email, image = unpack(redis.call('HMGET', keys[1], 'name', 'email', 'profileImage'))
   if not name then return {'gone'} end
@@ -646,41 +646,47 @@ local function connect(keys, args)
   if redis.call('HDEL', keys[2], 'unannounced') == 1 then
     redis.call('SPUBLISH', args[1], 'c ' .. args[2] .. ' ' .. session .. ' ' .. args[6])
   end
-  local rooms, is_known, now = {}, 0, now_ms()
+  local rooms, generation, now = {}, 0, now_ms()
   local connections = redis.call('HGETALL', keys[3])
   for i = 1, #connections, 2 do
     local other = connections[i]
-    local of, state, last_owner, ms, list =
-      string.match(connections[i + 1], '^(%x+) (%a+) (%w+) (%d+)(.*)$')
-    if of ~= session or (state ~= 'live' and tonumber(ms) < now - args[8]) then
+    local of, state, last, ms, list =
+      string.match(connections[i + 1], '^(%x+) (%a+) (%d+) (%d+)(.*)$')
+    if of ~= session or (state ~= 'live' and tonumber(ms) < now - args[7]) then
       redis.call('HDEL', keys[3], other)
     elseif other == pid or (pid == '' and state == 'parked') then
-      local taken = other == pid and 'live ' .. owner or 'taken ' .. last_owner
+      local taken = 'taken ' .. last
+      if other == pid then
+        generation = tonumber(last) + 1
+        taken = 'live ' .. integer(generation)
+      end
       redis.call('HSET', keys[3], other, session .. ' ' .. taken .. ' ' .. integer(now) .. list)
-      if other == pid then is_known = 1 end
       for room in string.gmatch(list, '%x+') do rooms[#rooms + 1] = room end
     end
   end
-  return {'ok', name, email, image or '', is_known, rooms}
+  return {'ok', name, email, image or '', generation, rooms}
 end
 
--- KEYS connections | ARGV pid session live|parked owner rooms ttl_ms
--- A connection that another has taken over has no say any more.
+-- KEYS connections | ARGV pid session live|parked generation rooms ttl_ms
 -- -> {'ok'}
 local function hold_connection(keys, args)
-  local state, owner = string.match(redis.call('HGET', keys[1], args[1]) or '', '^%x+ (%a+) (%w+)')
-  if owner and (owner ~= args[4] or (state == 'taken' and args[3] == 'parked')) then return {'ok'} end
-  local record = {args[2], args[3], args[4], integer(now_ms()) .. args[5]}
+  local record = redis.call('HGET', keys[1], args[1]) or ''
+  local state, generation = string.match(record, '^%x+ (%a+) (%d+)')
+  local is_superseded = generation and tonumber(generation) > tonumber(args[4])
+  if is_superseded or (state == 'taken' and args[3] == 'parked') then return {'ok'} end
+  record = {args[2], args[3], args[4], integer(now_ms()) .. args[5]}
   redis.call('HSET', keys[1], args[1], table.concat(record, ' '))
   redis.call('PEXPIRE', keys[1], args[6])
   return {'ok'}
 end
 
--- KEYS connections | ARGV pid owner
+-- KEYS connections | ARGV pid generation
 -- -> {'ok'}
 local function forget_connection(keys, args)
-  local record = redis.call('HGET', keys[1], args[1]) or ''
-  if string.match(record, '^%x+ %a+ (%w+)') == args[2] then redis.call('HDEL', keys[1], args[1]) end
+  local generation = string.match(redis.call('HGET', keys[1], args[1]) or '', '^%x+ %a+ (%d+)')
+  if generation and tonumber(generation) <= tonumber(args[2]) then
+    redis.call('HDEL', keys[1], args[1])
+  end
   return {'ok'}
 end
 
