@@ -66,7 +66,7 @@ pub(crate) const KNOBS: &[Knob] = &[
     knob("SLOTCAST_SESSION_TTL_SECONDS", "1800", "Seconds that an unused login lives."),
     knob("SLOTCAST_GRACE_SECONDS", "15", "Seconds in which a lost connection may come back without its user leaving rooms."),
     knob("SLOTCAST_RECOVERY_WINDOW_SECONDS", "120", "Seconds in which a lost connection may recover: it gets what it missed instead of loading its rooms anew."),
-    knob("SLOTCAST_RECOVERY_MAX_MESSAGES", "1000", "Messages of a room that a recovering connection may have missed; above, or above half of SLOTCAST_OUTBOX_MAX_BYTES in all, it loads its rooms anew."),
+    knob("SLOTCAST_RECOVERY_MAX_MESSAGES", "1000", "Messages of a room that a recovering connection may have missed; above, or above a MiB in all, it loads its rooms anew."),
     knob("SLOTCAST_LEASE_SECONDS", "15", "Seconds after which the members of a dead gateway leave their rooms."),
     knob("SLOTCAST_DUPLICATE_LOGIN_DELAY_MS", "10000", "Milliseconds between `duplicate_login` and `session_ended`."),
     Knob { name: "SLOTCAST_BANNED_WORDS_FILE", default: Default::Unset, meaning: "File of words that no message may contain, one a line." },

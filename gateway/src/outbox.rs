@@ -119,6 +119,9 @@ pub(crate) struct Outbox {
     queue: VecDeque<Bytes>,
     /// Bytes in the queue and the gate.
     bytes: usize,
+    /// Bytes in the queue that no bound counts: the opening of a room may be long, and what the room
+    /// says while the client reads it must not end the client.
+    exempt: u32,
     /// Boxed: used while a join is in flight.
     gate: Option<Box<Gate>>,
     /// How far the client has got in each of its rooms, if all that was said reaches it.
@@ -149,6 +152,7 @@ impl Outbox {
             budget,
             queue: VecDeque::new(),
             bytes: 0,
+            exempt: 0,
             gate: None,
             offset: Vec::new(),
             is_front_partial: false,
@@ -319,7 +323,10 @@ impl Outbox {
         }
         self.append_parts(room, opening.missed, &mut frames);
         self.append_parts(room, &held, &mut frames);
-        self.push(&frames.into(), write)
+        self.set_exempt(self.exempt as usize + frames.len());
+        let pushed = self.push(&frames.into(), write);
+        self.set_exempt((self.exempt as usize).min(self.bytes));
+        pushed
     }
 
     /// Forgets `room` and what waited of it: the join failed, or the client has left.
@@ -346,12 +353,17 @@ impl Outbox {
         self.charge(self.queue.iter().map(Bytes::len).sum());
     }
 
+    fn set_exempt(&mut self, bytes: usize) {
+        self.exempt = u32::try_from(bytes).unwrap_or(u32::MAX);
+    }
+
     fn enqueue(&mut self, frames: Bytes) -> Pushed {
         // Whatever its size, one batch may wait: an answer must not fail for its length.
         let is_first = self.bytes == 0;
         self.charge(self.bytes + frames.len());
         self.queue.push_back(frames);
-        if is_first || self.budget.allows(self.bytes) {
+        let counted = self.bytes.saturating_sub(self.exempt as usize);
+        if is_first || self.budget.allows(counted) {
             Pushed::Queued
         } else {
             Pushed::Overflow
@@ -359,6 +371,7 @@ impl Outbox {
     }
 
     fn advance(&mut self, mut written: usize) {
+        self.set_exempt((self.exempt as usize).saturating_sub(written));
         self.charge(self.bytes.saturating_sub(written));
         while let Some(front) = self.queue.front_mut() {
             if written < front.len() {
@@ -717,6 +730,24 @@ mod tests {
         deliver(&mut outbox, &mut socket, room(2), &next);
         let shared = next[0].frames.clone();
         assert_eq!(socket.taken, shared, "in one room again: the frame of all");
+    }
+
+    #[test]
+    fn long_opening_leaves_the_whole_bound_to_what_follows() {
+        let (mut socket, mut outbox) = (Socket::default(), outbox(130));
+        push(&mut outbox, &mut socket, "first");
+        outbox.hold(room(1));
+        let missed = parts(room(1), cursor(0, 0), cursor(20, 0));
+        let opening = Opening {
+            missed: &missed,
+            ..opening(cursor(0, 0))
+        };
+        let released = outbox.release(room(1), opening, |bytes| socket.write(bytes));
+        assert_eq!(released, Pushed::Queued);
+        let next = |number| parts(room(1), cursor(number, 0), cursor(number + 1, 0));
+        let mut deliver = |number| deliver(&mut outbox, &mut socket, room(1), &next(number));
+        assert_eq!((deliver(20), deliver(21)), (Pushed::Queued, Pushed::Queued));
+        assert_eq!(deliver(22), Pushed::Overflow);
     }
 
     #[test]

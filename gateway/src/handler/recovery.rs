@@ -34,6 +34,9 @@ use crate::{
     store::{Joined, Welcome},
 };
 
+/// Most bytes that a client is sent of what it missed; above, it loads its rooms anew, page by page.
+const MISSED_BYTES_MAX: usize = 1024 * 1024;
+
 /// One room of a client that recovers.
 pub(super) struct Recovery {
     room: RoomId,
@@ -106,8 +109,7 @@ async fn enter_all(
     });
     let mut recoveries = try_join_all(entering).await?;
     let bytes: usize = recoveries.iter().map(Recovery::bytes).sum();
-    // Half of what may wait for a socket: it must take more than this while it is still catching up.
-    if bytes > app.config.outbox_max_bytes / 2 {
+    if bytes > MISSED_BYTES_MAX {
         return Err(Failure::TooFar);
     }
     let seating = recoveries
