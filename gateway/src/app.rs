@@ -66,8 +66,7 @@ impl App {
         };
         let secret = config.jwt_secret.expose().as_bytes();
         let metrics = Metrics::new();
-        let unavailable = metrics.store_unavailable.clone();
-        let cluster = Arc::new(Cluster::new(&config.redis_urls, unavailable)?);
+        let cluster = Arc::new(Cluster::new(&config.redis_urls, metrics.store.clone())?);
         Ok(Self {
             tokens: TokenKey::new(secret).ok_or(StartError::Secret)?,
             words,

@@ -4,10 +4,11 @@
 //! or a timeout means must be decided here, not in a client library (which loses commands that are
 //! in flight when a master dies). Every call is bounded by [`CALL_DEADLINE`].
 
+mod subject;
 mod topology;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
@@ -19,7 +20,6 @@ use futures_util::{
     FutureExt,
     future::{BoxFuture, Shared},
 };
-use prometheus_client::metrics::counter::Counter;
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind,
     IntoConnectionInfo, RedisError, RedisResult, ServerErrorKind, Value,
@@ -30,9 +30,12 @@ use thiserror::Error;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
-use crate::config::RedisUrl;
+use crate::{config::RedisUrl, metrics::StoreMetrics};
 
-pub(crate) use self::topology::{Address, Topology};
+pub(crate) use self::{
+    subject::Subject,
+    topology::{Address, Topology},
+};
 
 /// A call is given up after this long, retries included; well below the ping timeout, so that a
 /// slow store is never taken for a silent client.
@@ -45,6 +48,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_millis(1000);
 /// Pause before a retry; doubles up to [`BACK_OFF_MAX`], with jitter.
 const BACK_OFF_MIN: Duration = Duration::from_millis(20);
 const BACK_OFF_MAX: Duration = Duration::from_millis(200);
+
+/// Over how long hints of one subject are gathered.
+const HINT_WINDOW: Duration = Duration::from_millis(10);
 
 /// Why the store has no answer.
 #[derive(Clone, Debug, Error)]
@@ -74,23 +80,25 @@ pub(crate) struct Cluster {
     topology: RwLock<Arc<Topology>>,
     nodes: Mutex<HashMap<Address, Arc<Node>>>,
     refreshing: AtomicBool,
-    /// Calls given up.
-    unavailable: Counter,
+    /// Of whom a hint is about to be sent.
+    hinting: Mutex<HashSet<Subject>>,
+    metrics: StoreMetrics,
 }
 
 impl Cluster {
-    /// A cluster to be reached by way of these nodes; counts the calls it gives up.
+    /// A cluster to be reached by way of these nodes.
     ///
     /// # Errors
     /// [`StoreError::Refused`] for a URL that is none.
-    pub(crate) fn new(urls: &[RedisUrl], unavailable: Counter) -> Result<Self, StoreError> {
+    pub(crate) fn new(urls: &[RedisUrl], metrics: StoreMetrics) -> Result<Self, StoreError> {
         let seeds = urls.iter().map(|url| url.expose().into_connection_info());
         Ok(Self {
             seeds: seeds.collect::<RedisResult<_>>().map_err(refused)?,
             topology: RwLock::default(),
             nodes: Mutex::default(),
             refreshing: AtomicBool::new(false),
-            unavailable,
+            hinting: Mutex::default(),
+            metrics,
         })
     }
 
@@ -169,7 +177,8 @@ impl Cluster {
         None
     }
 
-    /// Runs a command on the master of `slot`, following redirections and waiting out failovers.
+    /// Runs a command on the master of the subject's slot, following redirections and waiting out
+    /// failovers.
     ///
     /// `command` is asked for anew at every attempt and learns whether an earlier one may have
     /// taken effect unseen, so that a retry of a write is recognised as such.
@@ -177,17 +186,23 @@ impl Cluster {
     /// # Errors
     /// [`StoreError::Unavailable`] after [`CALL_DEADLINE`]; [`StoreError::Refused`] at once.
     pub(crate) async fn call(
-        &self,
-        slot: Slot,
+        self: &Arc<Self>,
+        subject: impl Into<Subject>,
         command: impl Fn(Attempt) -> Cmd,
     ) -> Result<Value, StoreError> {
-        let mut last_error = None;
-        let call = self.keep_trying(slot, command, &mut last_error);
-        if let Ok(outcome) = timeout(CALL_DEADLINE, call).await {
+        let subject = subject.into();
+        let mut course = Course::default();
+        let call = self.keep_trying(subject.slot(), command, &mut course);
+        let outcome = timeout(CALL_DEADLINE, call).await;
+        if course.was_unheard {
+            self.hint(subject);
+        }
+        if let Ok(outcome) = outcome {
             return outcome;
         }
-        self.unavailable.inc();
-        let error = last_error.map_or_else(|| "no answer".to_owned(), |error| error.to_string());
+        self.metrics.unavailable.inc();
+        let error = course.last_error;
+        let error = error.map_or_else(|| "no answer".to_owned(), |error| error.to_string());
         Err(StoreError::Unavailable(error))
     }
 
@@ -195,12 +210,13 @@ impl Cluster {
         &self,
         slot: Slot,
         command: impl Fn(Attempt) -> Cmd,
-        last_error: &mut Option<RedisError>,
+        course: &mut Course,
     ) -> Result<Value, StoreError> {
         let mut back_off = BACK_OFF_MIN;
         let mut attempt = Attempt::First;
         let mut target = self.master(slot).map(Target::Owner);
         loop {
+            course.was_unheard |= matches!(target, Some(Target::Importing(_)));
             let error = match &target {
                 Some(target) => match self.try_call(target, &command(attempt)).await {
                     Ok(value) => return Ok(value),
@@ -234,8 +250,36 @@ impl Cluster {
                     self.master(slot).map(Target::Owner)
                 }
             };
-            *last_error = Some(error);
+            course.last_error = Some(error);
         }
+    }
+
+    /// Tells whoever listens at the owner of the slot that something was written elsewhere. By itself:
+    /// nobody waits for it, and when it is lost, the end of the slot's move makes up for it.
+    fn hint(self: &Arc<Self>, subject: Subject) {
+        let Some((channel, hint)) = subject.hint() else {
+            return;
+        };
+        if !self.lock_hinting().insert(subject) {
+            return;
+        }
+        let cluster = Arc::clone(self);
+        tokio::spawn(async move {
+            sleep(HINT_WINDOW).await;
+            cluster.lock_hinting().remove(&subject);
+            let publish = cmd("SPUBLISH").arg(channel).arg(hint).to_owned();
+            let mut course = Course::default();
+            let call = cluster.keep_trying(subject.slot(), |_| publish.clone(), &mut course);
+            match timeout(CALL_DEADLINE, call).await {
+                Ok(Ok(_)) => drop(cluster.metrics.hints.inc()),
+                Ok(Err(error)) => warn!(?subject, %error, "cannot send a hint"),
+                Err(_) => warn!(?subject, "a hint was not sent in time"),
+            }
+        });
+    }
+
+    fn lock_hinting(&self) -> MutexGuard<'_, HashSet<Subject>> {
+        self.hinting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The master of a slot, as far as known.
@@ -315,6 +359,14 @@ impl Drop for Reading<'_> {
     fn drop(&mut self) {
         self.0.store(false, Ordering::Release);
     }
+}
+
+/// What happened on the way to an answer.
+#[derive(Default)]
+struct Course {
+    last_error: Option<RedisError>,
+    /// The command went to an importing node, whose channel has no subscribers yet.
+    was_unheard: bool,
 }
 
 /// Where a command goes.

@@ -102,7 +102,7 @@ impl Item {
                 change,
             } => Self::change(*id, *previous, change),
             RoomMessage::Event(event) => Self::event(event_packet(event.name, event.json)),
-            RoomMessage::Participants { .. } => return None,
+            RoomMessage::Participants { .. } | RoomMessage::Unheard => return None,
         })
     }
 

@@ -336,6 +336,18 @@ impl Hub {
         doubted
     }
 
+    /// Doubts one room, which then wants [`Hub::deliver`] and its participants announced; false if it
+    /// is none of this gateway's.
+    pub(crate) fn doubt(&self, room: RoomId) -> bool {
+        match self.rooms.lock(&room).get_mut(&room) {
+            Some(entry) if entry.has_begun() => {
+                entry.doubt();
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// Connections in the room here.
     pub(crate) fn member_count(&self, room: RoomId) -> usize {
         self.rooms

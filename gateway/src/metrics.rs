@@ -24,6 +24,7 @@
 //! | `bus_gap_messages_total` | | messages read from a log because the bus had lost them |
 //! | `bus_resubscribe_seconds` | | time from losing a link to delivering again |
 //! | `store_unavailable_total` | | questions that Redis did not answer |
+//! | `store_hints_total` | | hints that something was written on a node where no gateway listens |
 
 use std::{sync::atomic::AtomicU64, time::Duration};
 
@@ -199,8 +200,17 @@ pub(crate) struct Metrics {
     pub(crate) bus_gap_messages: Counter,
     /// Time from losing a link to delivering again.
     pub(crate) bus_resubscribe_seconds: Histogram,
+    /// How questions to Redis go.
+    pub(crate) store: StoreMetrics,
+}
+
+/// How questions to Redis go.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct StoreMetrics {
     /// Questions that Redis did not answer.
-    pub(crate) store_unavailable: Counter,
+    pub(crate) unavailable: Counter,
+    /// Hints that something was written on a node where no gateway listens.
+    pub(crate) hints: Counter,
 }
 
 /// From 0.5 ms to 8 s, doubling.
@@ -234,11 +244,12 @@ impl Metrics {
             bus_gap_fills: Counter::default(),
             bus_gap_messages: Counter::default(),
             bus_resubscribe_seconds: seconds_histogram(),
-            store_unavailable: Counter::default(),
+            store: StoreMetrics::default(),
         };
         metrics.register_chat();
         metrics.register_sockets();
         metrics.register_bus();
+        metrics.register_store();
         metrics
     }
 
@@ -374,10 +385,19 @@ impl Metrics {
             "Time from losing a link to delivering again",
             self.bus_resubscribe_seconds.clone(),
         );
-        self.registry.register(
-            "store_unavailable",
+    }
+
+    fn register_store(&mut self) {
+        let store = self.registry.sub_registry_with_prefix("store");
+        store.register(
+            "unavailable",
             "Questions that Redis did not answer",
-            self.store_unavailable.clone(),
+            self.store.unavailable.clone(),
+        );
+        store.register(
+            "hints",
+            "Hints that something was written on a node where no gateway listens",
+            self.store.hints.clone(),
         );
     }
 
@@ -444,7 +464,7 @@ mod tests {
             names += 1;
             assert!(text.contains(&format!("\n{name}")), "{name} in\n{text}");
         }
-        assert_eq!(names, 22);
+        assert_eq!(names, 23);
         assert!(
             text.contains("gateway_closes_total{reason=\"slow\"} 1"),
             "{text}"

@@ -17,7 +17,7 @@ use slotcast_proto::{
 };
 
 use crate::{
-    cluster::{Attempt, Cluster, StoreError},
+    cluster::{Attempt, Cluster, StoreError, Subject},
     session::key_text,
 };
 
@@ -203,7 +203,7 @@ impl Store {
             .arg(arrival.notice)
             .arg(self.recovery_window_ms)
             .to_owned();
-        let answer = Answer::of("connect", self.call(user.slot(), call).await?)?;
+        let answer = Answer::of("connect", self.call(user, call).await?)?;
         match answer.reason.as_str() {
             "ok" => {
                 let (name, email, profile_image, generation, rooms): (_, _, _, _, Vec<String>) =
@@ -299,7 +299,7 @@ impl Store {
         let prefix = room.prefix().to_string();
         let value = self
             .cluster
-            .call(room.slot(), |attempt| {
+            .call(room, |attempt| {
                 function(Function::AppendMessage, &keys)
                     .arg(&channel)
                     .arg(&prefix)
@@ -335,7 +335,7 @@ impl Store {
         ];
         let value = self
             .cluster
-            .call(room.slot(), |attempt| {
+            .call(room, |attempt| {
                 function(Function::Join, &keys)
                     .arg(Channel::Rooms(room.slot()).to_string())
                     .arg(room.prefix().to_string())
@@ -419,7 +419,7 @@ impl Store {
             .arg(leaver_json)
             .arg(self.recovery_window_ms)
             .to_owned();
-        self.call(room.slot(), call).await.map(drop)
+        self.call(room, call).await.map(drop)
     }
 
     /// Messages before a moment, which count as read by the user from then on; `None` for a user
@@ -568,7 +568,7 @@ impl Store {
             .arg(user.to_string())
             .arg(user_json)
             .to_owned();
-        self.call(room.slot(), call).await.map(drop)
+        self.call(room, call).await.map(drop)
     }
 
     /// Marks messages of one room as read, for many readers at once.
@@ -591,7 +591,7 @@ impl Store {
             let messages: Vec<_> = messages.iter().map(MessageId::to_string).collect();
             call.arg(user.to_string()).arg(messages.join(","));
         }
-        self.call(room.slot(), call).await.map(drop)
+        self.call(room, call).await.map(drop)
     }
 
     /// Adds or removes a reaction and tells the room.
@@ -619,7 +619,7 @@ impl Store {
             .arg(REACTION_KINDS_MAX)
             .arg(self.recovery_window_ms)
             .to_owned();
-        let answer = Answer::of("react", self.call(room.slot(), call).await?)?;
+        let answer = Answer::of("react", self.call(room, call).await?)?;
         Ok(match answer.reason.as_str() {
             "ok" => Reacted::Done,
             "refused" => Reacted::NotAMember,
@@ -735,8 +735,8 @@ impl Store {
     // -------------------------------------------------------------------------------------- calls
 
     /// Calls what may be called twice without harm.
-    async fn call(&self, slot: Slot, call: Cmd) -> Result<Value, StoreError> {
-        self.cluster.call(slot, |_| call.clone()).await
+    async fn call(&self, subject: impl Into<Subject>, call: Cmd) -> Result<Value, StoreError> {
+        self.cluster.call(subject, |_| call.clone()).await
     }
 
     fn length_max(&self) -> String {

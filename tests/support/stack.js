@@ -11,6 +11,7 @@ import { request } from './http.js';
 import { objectStore } from './objects.js';
 import { freeBase } from './ports.js';
 import { Program, ROOT, program } from './program.js';
+import { eventually } from './wait.js';
 
 const run = promisify(execFile);
 
@@ -97,6 +98,61 @@ class Redis {
       return slot >= from && slot <= to;
     };
     return (await this.owners(port)).find((node) => node.ranges.some(holds))?.port;
+  }
+
+  /** Makes a replica the master of its shard, by agreement with the one before, and waits until all know it. */
+  async failover(port) {
+    const slot = await this.firstSlot(port);
+    await this.ask(port, 'CLUSTER', 'FAILOVER');
+    await this.agree(slot, port);
+  }
+
+  /** A slot of the shard that the node on `port` belongs to. */
+  async firstSlot(port) {
+    const shards = await this.ask(port, 'CLUSTER', 'NODES');
+    const self = shards.split('\n').map((l) => l.split(' ')).find((f) => f[2].includes('myself'));
+    const master = self[2].includes('master') ? self[0] : self[3];
+    const owner = shards.split('\n').map((l) => l.split(' ')).find((f) => f[0] === master);
+    return Number(owner[8].split('-')[0]);
+  }
+
+  /** Waits until every node that answers takes `port` for the owner of `slot`. */
+  async agree(slot, port) {
+    const knows = async (node) => (await this.ownerOf(slot, node)) === port;
+    await eventually(`all nodes to know the owner of slot ${slot}`, async () =>
+      (await Promise.all(this.ports.map(knows))).every(Boolean), { within: 20_000 });
+  }
+
+  /** Moves a slot with its keys to another master. */
+  async moveSlot(slot, toPort) {
+    const move = await this.beginMove(slot, toPort);
+    await this.moveKeys(move);
+    await this.endMove(move);
+  }
+
+  /** Opens the move of a slot: absent keys are asked for at the new master. */
+  async beginMove(slot, toPort) {
+    const fromPort = await this.ownerOf(slot);
+    const [from, to] = await Promise.all([fromPort, toPort].map((port) => this.ask(port, 'CLUSTER', 'MYID')));
+    await this.ask(toPort, 'CLUSTER', 'SETSLOT', slot, 'IMPORTING', from);
+    await this.ask(fromPort, 'CLUSTER', 'SETSLOT', slot, 'MIGRATING', to);
+    return { slot, fromPort, toPort, to };
+  }
+
+  /** Moves what keys the old master still has in the slot, `count` at a time. */
+  async moveKeys({ slot, fromPort, toPort }, count = 100) {
+    for (;;) {
+      const keys = (await this.ask(fromPort, 'CLUSTER', 'GETKEYSINSLOT', slot, count)).split('\n').filter(Boolean);
+      if (keys.length === 0) return;
+      const moved = await this.ask(fromPort, 'MIGRATE', '127.0.0.1', toPort, '', 0, 5000, 'KEYS', ...keys);
+      if (!['OK', 'NOKEY'].includes(moved)) throw new Error(`MIGRATE of slot ${slot}: ${moved}`);
+    }
+  }
+
+  /** Hands the slot over. */
+  async endMove({ slot, fromPort, toPort, to }) {
+    for (const port of [toPort, fromPort]) await this.ask(port, 'CLUSTER', 'SETSLOT', slot, 'NODE', to);
+    await this.agree(slot, toPort);
   }
 
   pid(port) {

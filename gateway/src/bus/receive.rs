@@ -1,6 +1,10 @@
 //! Takes what the links read to the hub, and does what the hub cannot: asks the store.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque, hash_map::Entry},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use slotcast_proto::{
     id::{RoomId, UserId},
@@ -12,7 +16,7 @@ use slotcast_proto::{
 use tokio::time::sleep;
 use tracing::warn;
 
-use crate::{app::App, cluster::StoreError, handler, hub::Chore};
+use crate::{app::App, cluster::StoreError, connection::Connection, handler, hub::Chore};
 
 /// Rooms with more members than this are written by a task of their own, so that small rooms on the
 /// same link do not wait.
@@ -24,14 +28,21 @@ const GAP_MESSAGES_MAX: usize = 10_000;
 /// Pause before a store that did not answer is asked again for a room's log.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
+/// Time in which further hints of one room cost no reading of its log.
+const HINT_WINDOW: Duration = Duration::from_millis(20);
+
 /// The way from the bus to the hub.
 pub(crate) struct Receiver {
     app: Arc<App>,
+    hinted: Arc<HintedRooms>,
 }
 
 impl Receiver {
-    pub(crate) const fn new(app: Arc<App>) -> Self {
-        Self { app }
+    pub(crate) fn new(app: Arc<App>) -> Self {
+        Self {
+            app,
+            hinted: Arc::default(),
+        }
     }
 
     /// Takes messages in, in the order of their arrival, and delivers to the rooms they concern.
@@ -61,12 +72,23 @@ impl Receiver {
 
     /// True if the room waits for delivery.
     fn take_room_message(&self, room: RoomId, message: &RoomMessage<'_>) -> bool {
-        if let RoomMessage::Participants { leaver } = message {
-            let chore = self.app.hub.participants_changed(room, *leaver);
-            self.spawn(chore);
-            return false;
+        match message {
+            RoomMessage::Participants { leaver } => {
+                let chore = self.app.hub.participants_changed(room, *leaver);
+                self.spawn(chore);
+                false
+            }
+            RoomMessage::Unheard => {
+                if self.hinted.note(room) {
+                    let (app, hinted) = (Arc::clone(&self.app), Arc::clone(&self.hinted));
+                    tokio::spawn(async move { hinted.read(&app, room).await });
+                }
+                false
+            }
+            RoomMessage::Appended(_) | RoomMessage::Changed { .. } | RoomMessage::Event(_) => {
+                self.app.hub.accept(room, message)
+            }
         }
-        self.app.hub.accept(room, message)
     }
 
     fn take_user_message(&self, user: UserId, message: &UserMessage<'_>) {
@@ -85,6 +107,7 @@ impl Receiver {
             UserMessage::ProfileChanged { json } => {
                 handler::session::profile_changed(&self.app, user, json);
             }
+            UserMessage::Unheard => doubt_sessions(&self.app.hub.connections_of(user)),
         }
     }
 
@@ -116,11 +139,7 @@ impl Receiver {
                 }
             }
             Channel::Users(slot) => {
-                for connection in self.app.hub.connections_in(slot) {
-                    if let Some(session) = connection.session().get() {
-                        session.doubt();
-                    }
-                }
+                doubt_sessions(&self.app.hub.connections_in(slot));
             }
             Channel::Lobby => {}
         }
@@ -140,6 +159,67 @@ impl Receiver {
             let app = Arc::clone(&self.app);
             tokio::spawn(async move { perform(&app, chore).await });
         }
+    }
+}
+
+fn doubt_sessions(connections: &[Arc<Connection>]) {
+    for connection in connections {
+        if let Some(session) = connection.session().get() {
+            session.doubt();
+        }
+    }
+}
+
+/// Rooms whose logs are being read because of a hint, each by one task: a room that is doubted again
+/// and again while its log is read would never get to deliver.
+#[derive(Default)]
+struct HintedRooms {
+    /// Whether another hint came since the reading began.
+    rooms: Mutex<HashMap<RoomId, bool>>,
+}
+
+impl HintedRooms {
+    /// Notes a hint; true if the caller is to [`HintedRooms::read`].
+    fn note(&self, room: RoomId) -> bool {
+        let mut rooms = self.rooms.lock().unwrap_or_else(PoisonError::into_inner);
+        match rooms.entry(room) {
+            Entry::Occupied(mut again) => {
+                again.insert(true);
+                false
+            }
+            Entry::Vacant(place) => {
+                place.insert(false);
+                true
+            }
+        }
+    }
+
+    /// Delivers what was not heard, until no hint has come for a while.
+    async fn read(&self, app: &Arc<App>, room: RoomId) {
+        loop {
+            if app.hub.doubt(room) {
+                deliver(Arc::clone(app), room).await;
+                let chore = app.hub.participants_changed(room, None);
+                let app = Arc::clone(app);
+                tokio::spawn(async move { perform(&app, chore).await });
+            }
+            sleep(HINT_WINDOW).await;
+            if !self.again(room) {
+                return;
+            }
+        }
+    }
+
+    /// Whether there were hints since the last reading; forgets the room otherwise.
+    fn again(&self, room: RoomId) -> bool {
+        let mut rooms = self.rooms.lock().unwrap_or_else(PoisonError::into_inner);
+        let again = rooms.get(&room) == Some(&true);
+        if again {
+            rooms.insert(room, false);
+        } else {
+            rooms.remove(&room);
+        }
+        again
     }
 }
 
@@ -197,4 +277,22 @@ async fn retry_later(app: &App, room: RoomId, error: &StoreError, chore: Chore) 
     warn!(%room, %error, "cannot read a room; will try again");
     sleep(RETRY_PAUSE).await;
     (app.hub.member_count(room) > 0).then_some(chore)
+}
+
+#[cfg(test)]
+mod tests {
+    use slotcast_proto::slot::Slot;
+
+    use super::*;
+
+    #[test]
+    fn hints_of_a_room_are_gathered_while_its_log_is_read() {
+        let hinted = HintedRooms::default();
+        let room = RoomId::new(Slot::new(1).unwrap(), 2);
+        assert!(hinted.note(room), "the first hint begins a reading");
+        assert!(!hinted.note(room) && !hinted.note(room));
+        assert!(hinted.again(room), "what came meanwhile is read once more");
+        assert!(!hinted.again(room));
+        assert!(hinted.note(room), "and the next one begins another");
+    }
 }

@@ -8,11 +8,13 @@
 //! | `a` | rooms | room id previous message json | the reactions to a message |
 //! | `p` | rooms | room \[json\] | participants changed; the leaver, if one left |
 //! | `e` | rooms | room event json | a ready event for the room's sockets |
+//! | `g` | rooms | room | something was written where nobody listens: read the log |
 //! | `s` | users | user session | the user's one session is this |
 //! | `o` | users | user | the user logged out |
 //! | `t` | users | user pid generation | a connection goes on as this generation of itself |
 //! | `c` | users | user session json | a socket of this session connected; the notice for others |
 //! | `n` | users | user json | the user's profile changed |
+//! | `d` | users | user | the same of the user: check the session before it writes |
 //! | `l` | lobby | event json | a ready event for every socket |
 
 use thiserror::Error;
@@ -51,6 +53,8 @@ pub enum RoomMessage<'a> {
     },
     /// A ready event.
     Event(Event<'a>),
+    /// Something was written on a node where no gateway listens, as while a slot moves.
+    Unheard,
 }
 
 /// What can happen to messages after they were sent.
@@ -104,6 +108,8 @@ pub enum UserMessage<'a> {
         /// JSON object.
         json: &'a str,
     },
+    /// Something was written on a node where no gateway listens, as while a slot moves.
+    Unheard,
 }
 
 /// An event ready for clients.
@@ -134,7 +140,7 @@ fn parse(text: &str) -> Option<BusMessage<'_>> {
     let (kind, rest) = text.split_once(' ')?;
     match kind {
         "l" => return Some(BusMessage::Lobby(parse_event(rest)?)),
-        "s" | "o" | "t" | "c" | "n" => {
+        "s" | "o" | "t" | "c" | "n" | "d" => {
             let (user, rest) = rest.split_once(' ').unwrap_or((rest, ""));
             return Some(BusMessage::User(
                 user.parse().ok()?,
@@ -169,6 +175,7 @@ fn parse_user<'a>(kind: &str, rest: &'a str) -> Option<UserMessage<'a>> {
             })
         }
         "n" => Some(UserMessage::ProfileChanged { json: rest }),
+        "d" => Some(UserMessage::Unheard),
         _ => None,
     }
 }
@@ -197,6 +204,7 @@ fn parse_room<'a>(kind: &str, rest: &'a str) -> Option<RoomMessage<'a>> {
             leaver: (!rest.is_empty()).then_some(rest),
         }),
         "e" => Some(RoomMessage::Event(parse_event(rest)?)),
+        "g" => Some(RoomMessage::Unheard),
         _ => None,
     }
 }
@@ -265,6 +273,18 @@ pub fn profile_changed(user: UserId, json: &str) -> String {
 #[must_use]
 pub fn taken_over(user: UserId, pid: &str, generation: u64) -> String {
     format!("t {user} {pid} {generation}")
+}
+
+/// Writes a `g` message: something was written about a room where nobody listens.
+#[must_use]
+pub fn room_unheard(room: RoomId) -> String {
+    format!("g {}", room.prefix())
+}
+
+/// Writes a `d` message: something was written about a user where nobody listens.
+#[must_use]
+pub fn user_unheard(user: UserId) -> String {
+    format!("d {user}")
 }
 
 #[cfg(test)]
@@ -355,9 +375,22 @@ mod tests {
         assert!(parsed(&profile_changed(user, "{}")));
     }
 
+    #[test]
+    fn what_was_written_unheard_names_its_room_or_user() {
+        assert_eq!(
+            BusMessage::parse(&room_unheard(room())),
+            Ok(BusMessage::Room(room(), RoomMessage::Unheard))
+        );
+        let user = UserId::new(Slot::new(3).unwrap(), 4);
+        assert_eq!(
+            BusMessage::parse(&user_unheard(user)),
+            Ok(BusMessage::User(user, UserMessage::Unheard))
+        );
+    }
+
     proptest! {
         #[test]
-        fn any_text_is_parsed_or_refused(text in "([mrapestocnlz] )?([0-9a-f]{12} )?.*") {
+        fn any_text_is_parsed_or_refused(text in "([mrapegstocndlz] )?([0-9a-f]{12} )?.*") {
             let _ = BusMessage::parse(&text);
         }
     }
