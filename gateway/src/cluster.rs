@@ -3,8 +3,20 @@
 //! The hot path wants one round trip without a pool's check-out, and what a redirection, a failover
 //! or a timeout means must be decided here, not in a client library (which loses commands that are
 //! in flight when a master dies). Every call is bounded by [`CALL_DEADLINE`].
+//!
+//! # Repeated attempts
+//! After an error that Redis answered, the command did not run. After a timeout or a broken
+//! connection nobody knows, so the next attempt says that it may be a repetition
+//! ([`Attempt::Repeated`]); why each call may be repeated stands in `store.rs`. The failed attempt
+//! cannot run *after* its repetition on the same node: see [`Node`]. On a node that was replaced as
+//! master it may, but what it writes there is discarded.
 
+#[cfg(test)]
+mod fake;
+mod node;
 mod subject;
+#[cfg(test)]
+mod tests;
 mod topology;
 
 use std::{
@@ -16,20 +28,16 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{
-    FutureExt,
-    future::{BoxFuture, Shared},
-};
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind,
-    IntoConnectionInfo, RedisError, RedisResult, ServerErrorKind, Value,
-    aio::MultiplexedConnection, cmd, io::tcp::TcpSettings,
+    Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo, RedisError, RedisResult,
+    Value, cmd,
 };
 use slotcast_proto::{schema::library, slot::Slot};
 use thiserror::Error;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
+use self::node::Node;
 use crate::{config::RedisUrl, metrics::StoreMetrics};
 
 pub(crate) use self::{
@@ -41,13 +49,15 @@ pub(crate) use self::{
 /// slow store is never taken for a silent client.
 pub(crate) const CALL_DEADLINE: Duration = Duration::from_secs(8);
 
-/// One attempt waits this long for its answer.
-const RESPONSE_TIMEOUT: Duration = Duration::from_millis(1000);
-const CONNECT_TIMEOUT: Duration = Duration::from_millis(1000);
+/// A node that does not tell the slot map within this time is passed over for another one.
+const SLOT_MAP_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// Pause before a retry; doubles up to [`BACK_OFF_MAX`], with jitter.
 const BACK_OFF_MIN: Duration = Duration::from_millis(20);
 const BACK_OFF_MAX: Duration = Duration::from_millis(200);
+
+/// Redirections that a call follows without a pause; two nodes may each name the other as the owner.
+const REDIRECTIONS_AT_ONCE: u32 = 4;
 
 /// Over how long hints of one subject are gathered.
 const HINT_WINDOW: Duration = Duration::from_millis(10);
@@ -61,6 +71,9 @@ pub(crate) enum StoreError {
     /// Redis refused the command, and would again.
     #[error("the store refused: {0}")]
     Refused(String),
+    /// Redis has reached its memory limit, and takes no writes.
+    #[error("the store is full: {0}")]
+    Full(String),
     /// An answer of a form that this version does not know.
     #[error("unexpected answer of {0}")]
     Unexpected(&'static str),
@@ -82,6 +95,8 @@ pub(crate) struct Cluster {
     refreshing: AtomicBool,
     /// Of whom a hint is about to be sent.
     hinting: Mutex<HashSet<Subject>>,
+    /// [`CALL_DEADLINE`], but in tests.
+    deadline: Duration,
     metrics: StoreMetrics,
 }
 
@@ -93,11 +108,14 @@ impl Cluster {
     pub(crate) fn new(urls: &[RedisUrl], metrics: StoreMetrics) -> Result<Self, StoreError> {
         let seeds = urls.iter().map(|url| url.expose().into_connection_info());
         Ok(Self {
-            seeds: seeds.collect::<RedisResult<_>>().map_err(refused)?,
+            seeds: seeds
+                .collect::<RedisResult<_>>()
+                .map_err(|error| refusal(&error))?,
             topology: RwLock::default(),
             nodes: Mutex::default(),
             refreshing: AtomicBool::new(false),
             hinting: Mutex::default(),
+            deadline: CALL_DEADLINE,
             metrics,
         })
     }
@@ -115,7 +133,8 @@ impl Cluster {
             ));
         }
         for master in masters {
-            self.load_library(&master).await.map_err(refused)?;
+            let loaded = self.load_library(&master).await;
+            loaded.map_err(|error| refusal(&error))?;
         }
         Ok(())
     }
@@ -166,7 +185,12 @@ impl Cluster {
         fastrand::shuffle(&mut addresses);
         let command = cmd("CLUSTER").arg("SLOTS").to_owned();
         for address in addresses {
-            match self.call_node(&address, &command).await {
+            let answer = timeout(SLOT_MAP_TIMEOUT, self.call_node(&address, &command));
+            let Ok(answer) = answer.await else {
+                warn!(%address, "a node does not tell the slot map in time");
+                continue;
+            };
+            match answer {
                 Ok(answer) => match Topology::parse(&answer, &address) {
                     Some(topology) if topology.masters().next().is_some() => return Some(topology),
                     _ => warn!(%address, "a node answers without a usable slot map"),
@@ -184,7 +208,8 @@ impl Cluster {
     /// taken effect unseen, so that a retry of a write is recognised as such.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] after [`CALL_DEADLINE`]; [`StoreError::Refused`] at once.
+    /// [`StoreError::Unavailable`] after [`CALL_DEADLINE`]; [`StoreError::Refused`] and
+    /// [`StoreError::Full`] at once.
     pub(crate) async fn call(
         self: &Arc<Self>,
         subject: impl Into<Subject>,
@@ -193,7 +218,7 @@ impl Cluster {
         let subject = subject.into();
         let mut course = Course::default();
         let call = self.keep_trying(subject.slot(), command, &mut course);
-        let outcome = timeout(CALL_DEADLINE, call).await;
+        let outcome = timeout(self.deadline, call).await;
         if course.was_unheard {
             self.hint(subject);
         }
@@ -212,7 +237,7 @@ impl Cluster {
         command: impl Fn(Attempt) -> Cmd,
         course: &mut Course,
     ) -> Result<Value, StoreError> {
-        let mut back_off = BACK_OFF_MIN;
+        let mut pace = Pace::default();
         let mut attempt = Attempt::First;
         let mut target = self.master(slot).map(Target::Owner);
         loop {
@@ -224,34 +249,54 @@ impl Cluster {
                 },
                 None => RedisError::from((ErrorKind::ClusterConnectionNotFound, "slot unserved")),
             };
-            let next = Next::after(&error);
+            let (next, reason) = judge(&error);
             if next == Next::Refuse {
-                return Err(refused(error));
+                return Err(refusal(&error));
             }
-            target = match next {
-                Next::Moved => {
-                    self.refresh().await;
-                    redirection(&error).map(Target::Owner)
-                }
-                Next::Ask => redirection(&error).map(Target::Importing),
-                Next::Load => {
-                    if let Some(target) = &target {
-                        self.load_library(target.address()).await.map_err(refused)?;
-                    }
-                    target
-                }
-                Next::Wait | Next::Reconnect | Next::Refuse => {
-                    if next == Next::Reconnect {
-                        attempt = Attempt::Repeated;
-                    }
-                    sleep(jittered(back_off)).await;
-                    back_off = (back_off * 2).min(BACK_OFF_MAX);
-                    self.refresh().await;
-                    self.master(slot).map(Target::Owner)
-                }
-            };
+            self.metrics.count_retry(reason);
+            if next == Next::Reconnect {
+                attempt = Attempt::Repeated;
+            }
+            target = self.prepare(slot, target, &error, &mut pace).await?;
             course.last_error = Some(error);
         }
+    }
+
+    /// Waits as long as it takes until another attempt makes sense; where it goes.
+    async fn prepare(
+        &self,
+        slot: Slot,
+        failed: Option<Target>,
+        error: &RedisError,
+        pace: &mut Pace,
+    ) -> Result<Option<Target>, StoreError> {
+        match judge(error).0 {
+            Next::Moved => {
+                self.refresh().await;
+                pace.redirected().await;
+                return Ok(redirection(error).map(Target::Owner));
+            }
+            Next::Ask => {
+                pace.redirected().await;
+                return Ok(redirection(error).map(Target::Importing));
+            }
+            Next::Load => {
+                if let Some(target) = failed {
+                    pace.redirected().await;
+                    match self.load_library(target.address()).await {
+                        Ok(()) => return Ok(Some(target)),
+                        Err(error) if judge(&error).0 == Next::Refuse => {
+                            return Err(refusal(&error));
+                        }
+                        Err(_) => {} // the node died or became a replica meanwhile
+                    }
+                }
+            }
+            Next::Wait | Next::Reconnect | Next::Refuse => {}
+        }
+        pace.pause().await;
+        self.refresh().await;
+        Ok(self.master(slot).map(Target::Owner))
     }
 
     /// Tells whoever listens at the owner of the slot that something was written elsewhere. By itself:
@@ -402,35 +447,62 @@ enum Next {
     Refuse,
 }
 
-impl Next {
-    fn after(error: &RedisError) -> Self {
-        use ServerErrorKind::{
-            Ask, BusyLoading, ClusterDown, MasterDown, Moved, ReadOnly, TryAgain,
-        };
-        let kind = error.kind();
-        if has_text(error, "Function not found") {
-            return Self::Load;
+/// What an error means, and a word for it, a label of `store_retries_total`.
+fn judge(error: &RedisError) -> (Next, &'static str) {
+    if has_text(error, "Function not found") {
+        return (Next::Load, "no_function");
+    }
+    match (error.code(), error.kind()) {
+        (Some("MOVED"), _) => (Next::Moved, "moved"),
+        (Some("ASK"), _) => (Next::Ask, "ask"),
+        (Some("TRYAGAIN"), _) => (Next::Wait, "try_again"),
+        (Some("CLUSTERDOWN"), _) => (Next::Wait, "cluster_down"),
+        (Some("MASTERDOWN"), _) => (Next::Wait, "master_down"),
+        (Some("LOADING"), _) => (Next::Wait, "loading"),
+        (Some("READONLY"), _) => (Next::Wait, "read_only"),
+        (Some("NOREPLICAS"), _) => (Next::Wait, "no_replicas"),
+        (Some("BUSY"), _) => (Next::Wait, "busy"),
+        (Some(_), _) => (Next::Refuse, "refused"),
+        (None, ErrorKind::ClusterConnectionNotFound) => (Next::Wait, "unserved"),
+        (None, _) if error.is_timeout() => (Next::Reconnect, "timeout"),
+        (None, ErrorKind::Io | ErrorKind::Parse) => (Next::Reconnect, "connection"),
+        (None, _) => (Next::Refuse, "refused"),
+    }
+}
+
+/// How long one call waits between its attempts.
+struct Pace {
+    back_off: Duration,
+    redirections: u32,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            back_off: BACK_OFF_MIN,
+            redirections: 0,
         }
-        if matches!(kind, ErrorKind::Io | ErrorKind::Parse) {
-            return Self::Reconnect;
+    }
+}
+
+impl Pace {
+    /// Waits before another attempt, each time longer, with jitter.
+    async fn pause(&mut self) {
+        sleep(self.back_off.mul_f64(0.5 + fastrand::f64())).await;
+        self.back_off = (self.back_off * 2).min(BACK_OFF_MAX);
+    }
+
+    /// Goes on at once, but not for ever.
+    async fn redirected(&mut self) {
+        self.redirections += 1;
+        if self.redirections > REDIRECTIONS_AT_ONCE {
+            self.pause().await;
         }
-        if kind == ErrorKind::Server(Moved) {
-            return Self::Moved;
-        }
-        if kind == ErrorKind::Server(Ask) {
-            return Self::Ask;
-        }
-        let passes = matches!(
-            kind,
-            ErrorKind::Server(TryAgain | ClusterDown | MasterDown | BusyLoading | ReadOnly)
-                | ErrorKind::ClusterConnectionNotFound
-        );
-        if passes { Self::Wait } else { Self::Refuse }
     }
 }
 
 fn breaks_connection(error: &RedisError) -> bool {
-    Next::after(error) == Next::Reconnect
+    judge(error).0 == Next::Reconnect
 }
 
 fn redirection(error: &RedisError) -> Option<Address> {
@@ -439,8 +511,12 @@ fn redirection(error: &RedisError) -> Option<Address> {
         .and_then(|(address, _)| Address::parse(address))
 }
 
-fn refused(error: RedisError) -> StoreError {
-    StoreError::Refused(error.to_string())
+fn refusal(error: &RedisError) -> StoreError {
+    if error.code() == Some("OOM") {
+        StoreError::Full(error.to_string())
+    } else {
+        StoreError::Refused(error.to_string())
+    }
 }
 
 fn has_text(error: &RedisError, text: &str) -> bool {
@@ -452,76 +528,4 @@ fn address_of(info: &ConnectionInfo) -> Option<Address> {
         return None;
     };
     Some(Address::new(host, *port))
-}
-
-fn jittered(pause: Duration) -> Duration {
-    pause.mul_f64(0.5 + fastrand::f64())
-}
-
-type Connecting = Shared<BoxFuture<'static, RedisResult<MultiplexedConnection>>>;
-
-/// One node's connection, made when first wanted; all who want it wait for the same attempt.
-struct Node {
-    info: ConnectionInfo,
-    current: Mutex<Current>,
-}
-
-#[derive(Default)]
-struct Current {
-    /// Counts the attempts, so that a late error does not cost the next connection.
-    generation: u64,
-    connection: Option<Connecting>,
-}
-
-impl Node {
-    fn new(address: &Address, settings: redis::RedisConnectionInfo) -> Self {
-        let info = ConnectionAddr::Tcp(address.host().to_owned(), address.port())
-            .into_connection_info()
-            .map(|info| info.set_redis_settings(settings))
-            .map(|info| info.set_tcp_settings(TcpSettings::default().set_nodelay(true)));
-        Self {
-            info: info.unwrap_or_else(|_| unreachable!()),
-            current: Mutex::default(),
-        }
-    }
-
-    async fn connection(&self) -> RedisResult<(MultiplexedConnection, u64)> {
-        let (connecting, generation) = {
-            let mut current = self.current();
-            if current.connection.is_none() {
-                current.generation += 1;
-                current.connection = Some(connect(self.info.clone()).boxed().shared());
-            }
-            (current.connection.clone(), current.generation)
-        };
-        let Some(connecting) = connecting else {
-            unreachable!("it was just made");
-        };
-        let connected = connecting.await;
-        if connected.is_err() {
-            self.forget(generation);
-        }
-        connected.map(|connection| (connection, generation))
-    }
-
-    /// Gives a connection up; the next call makes a new one.
-    fn forget(&self, generation: u64) {
-        let mut current = self.current();
-        if current.generation == generation {
-            current.connection = None;
-        }
-    }
-
-    fn current(&self) -> MutexGuard<'_, Current> {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-async fn connect(info: ConnectionInfo) -> RedisResult<MultiplexedConnection> {
-    let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(CONNECT_TIMEOUT))
-        .set_response_timeout(Some(RESPONSE_TIMEOUT));
-    Client::open(info)?
-        .get_multiplexed_async_connection_with_config(&config)
-        .await
 }

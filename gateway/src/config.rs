@@ -455,7 +455,7 @@ fn default_text(name: &str) -> Option<String> {
     }
 }
 
-fn redis_urls(text: &str) -> Result<Vec<RedisUrl>, String> {
+pub(crate) fn redis_urls(text: &str) -> Result<Vec<RedisUrl>, String> {
     let urls: Vec<String> = items(text);
     let is_url = |url: &String| {
         url.strip_prefix("redis://")

@@ -24,6 +24,7 @@
 //! | `bus_gap_messages_total` | | messages read from a log because the bus had lost them |
 //! | `bus_resubscribe_seconds` | | time from losing a link to delivering again |
 //! | `store_unavailable_total` | | questions that Redis did not answer |
+//! | `store_retries_total` | `reason` | attempts to ask Redis that another one followed |
 //! | `store_hints_total` | | hints that something was written on a node where no gateway listens |
 
 use std::{sync::atomic::AtomicU64, time::Duration};
@@ -156,6 +157,12 @@ pub(crate) struct CloseLabels {
 /// Makes the histogram of one kind of message.
 type NewHistogram = fn() -> Histogram;
 
+/// Label of an attempt that another one followed: what was wrong with it, a word of a fixed set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct RetryLabels {
+    reason: &'static str,
+}
+
 /// Everything the gateway counts.
 #[derive(Debug)]
 pub(crate) struct Metrics {
@@ -209,8 +216,22 @@ pub(crate) struct Metrics {
 pub(crate) struct StoreMetrics {
     /// Questions that Redis did not answer.
     pub(crate) unavailable: Counter,
+    retries: Family<RetryLabels, Counter>,
     /// Hints that something was written on a node where no gateway listens.
     pub(crate) hints: Counter,
+}
+
+impl StoreMetrics {
+    /// Counts an attempt that another one follows.
+    pub(crate) fn count_retry(&self, reason: &'static str) {
+        self.retries.get_or_create(&RetryLabels { reason }).inc();
+    }
+
+    /// How many attempts for this reason another one followed.
+    #[cfg(test)]
+    pub(crate) fn retries_for(&self, reason: &'static str) -> u64 {
+        self.retries.get_or_create(&RetryLabels { reason }).get()
+    }
 }
 
 /// From 0.5 ms to 8 s, doubling.
@@ -395,6 +416,11 @@ impl Metrics {
             self.store.unavailable.clone(),
         );
         store.register(
+            "retries",
+            "Attempts to ask Redis that another one followed",
+            self.store.retries.clone(),
+        );
+        store.register(
             "hints",
             "Hints that something was written on a node where no gateway listens",
             self.store.hints.clone(),
@@ -443,6 +469,7 @@ mod tests {
         metrics.count_handshake(Handshake::Full);
         metrics.count_close(Close::Slow);
         metrics.count_recovery(Recovery::Recovered);
+        metrics.store.count_retry("moved");
         metrics
             .message_errors
             .get_or_create(&ErrorLabels { error_type: "x" })
@@ -464,7 +491,7 @@ mod tests {
             names += 1;
             assert!(text.contains(&format!("\n{name}")), "{name} in\n{text}");
         }
-        assert_eq!(names, 23);
+        assert_eq!(names, 24);
         assert!(
             text.contains("gateway_closes_total{reason=\"slow\"} 1"),
             "{text}"
