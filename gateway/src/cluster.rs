@@ -79,6 +79,13 @@ pub(crate) enum StoreError {
     Unexpected(&'static str),
 }
 
+impl StoreError {
+    /// Whether the same call may succeed later.
+    pub(crate) const fn may_pass(&self) -> bool {
+        matches!(self, Self::Unavailable(_) | Self::Full(_))
+    }
+}
+
 /// Whether an attempt may repeat one that already took effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Attempt {

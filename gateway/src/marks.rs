@@ -3,7 +3,8 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use futures_util::{StreamExt, stream};
@@ -11,10 +12,10 @@ use slotcast_proto::id::{MessageId, RoomId, UserId};
 use tokio::{sync::Notify, time::sleep};
 use tracing::warn;
 
-use crate::app::App;
+use crate::{app::App, cluster::StoreError};
 
-/// Marks gathered in one window on this gateway; beyond that they are dropped, and the client marks
-/// again when it next shows the message.
+/// Marks on this gateway that Redis has not taken yet; beyond that they are dropped, and the client
+/// marks again when it next shows the message.
 const MARKS_MAX: usize = 200_000;
 
 /// Marks in one call to Redis, so that it answers others in between.
@@ -22,6 +23,12 @@ const MARKS_PER_CALL: usize = 2_000;
 
 /// Calls to Redis at one time.
 const CALLS_MAX: usize = 32;
+
+/// Pause before marks that Redis did not take are gathered again.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+/// Marks of one room, by reader.
+type Batch = Vec<(UserId, Vec<MessageId>)>;
 
 #[derive(Default)]
 pub(crate) struct Marks {
@@ -31,29 +38,52 @@ pub(crate) struct Marks {
 
 #[derive(Default)]
 struct Gathered {
-    rooms: HashMap<RoomId, HashMap<UserId, Vec<MessageId>>>,
+    rooms: Rooms,
+    /// Marks in `rooms` and on their way to Redis.
     count: usize,
 }
+
+type Rooms = HashMap<RoomId, HashMap<UserId, Vec<MessageId>>>;
 
 impl Marks {
     /// Takes marks in; true if all of them found room.
     pub(crate) fn add(&self, room: RoomId, user: UserId, messages: Vec<MessageId>) -> bool {
-        let mut gathered = self.gathered.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut gathered = self.lock();
         if gathered.count + messages.len() > MARKS_MAX {
             return false;
         }
-        if gathered.count == 0 {
+        gathered.count += messages.len();
+        self.gather(&mut gathered, room, vec![(user, messages)]);
+        true
+    }
+
+    /// Takes marks in again that Redis did not take.
+    fn put_back(&self, room: RoomId, marks: Batch) {
+        self.gather(&mut self.lock(), room, marks);
+    }
+
+    fn gather(&self, gathered: &mut Gathered, room: RoomId, marks: Batch) {
+        if gathered.rooms.is_empty() {
             self.begun.notify_one();
         }
-        gathered.count += messages.len();
-        gathered
-            .rooms
-            .entry(room)
-            .or_default()
-            .entry(user)
-            .or_default()
-            .extend(messages);
-        true
+        let readers = gathered.rooms.entry(room).or_default();
+        for (user, messages) in marks {
+            readers.entry(user).or_default().extend(messages);
+        }
+    }
+
+    fn take(&self) -> Rooms {
+        std::mem::take(&mut self.lock().rooms)
+    }
+
+    /// Makes room for others: these marks are stored, or given up.
+    fn settle(&self, marks: &Batch) {
+        let count: usize = marks.iter().map(|(_, messages)| messages.len()).sum();
+        self.lock().count -= count;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Gathered> {
+        self.gathered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Stores and publishes what was gathered, a window after the first mark. Runs for ever.
@@ -61,34 +91,45 @@ impl Marks {
         loop {
             self.begun.notified().await;
             sleep(app.config.gather_window).await;
-            let gathered = {
-                let mut gathered = self.gathered.lock().unwrap_or_else(PoisonError::into_inner);
-                std::mem::take(&mut *gathered)
-            };
+            let rooms = self.take();
             // By itself: a shard that does not answer must not delay the marks of others.
             let app = Arc::clone(app);
-            tokio::spawn(async move { gathered.store(&app).await });
+            tokio::spawn(async move { store(&app, rooms).await });
         }
     }
 }
 
-impl Gathered {
-    async fn store(self, app: &App) {
-        let calls = self.rooms.into_iter().flat_map(|(room, readers)| {
-            batches(readers).into_iter().map(move |marks| (room, marks))
-        });
-        stream::iter(calls)
-            .for_each_concurrent(CALLS_MAX, |(room, marks)| async move {
-                if let Err(error) = app.store.mark_read(room, &marks).await {
-                    warn!(%room, %error, "lost read marks");
-                }
-            })
-            .await;
+async fn store(app: &App, rooms: Rooms) {
+    let calls = rooms
+        .into_iter()
+        .flat_map(|(room, readers)| batches(readers).into_iter().map(move |marks| (room, marks)));
+    stream::iter(calls)
+        .for_each_concurrent(CALLS_MAX, |(room, marks)| async move {
+            let outcome = app.store.mark_read(room, &marks).await;
+            settle(app, room, marks, outcome).await;
+        })
+        .await;
+}
+
+/// Keeps marks that Redis did not take, if it may take them later.
+async fn settle(app: &App, room: RoomId, marks: Batch, outcome: Result<(), StoreError>) {
+    match outcome {
+        Err(error) if error.may_pass() => {
+            warn!(%room, %error, "cannot store read marks; will try again");
+            sleep(RETRY_PAUSE).await;
+            return app.marks.put_back(room, marks);
+        }
+        Err(error) => {
+            warn!(%room, %error, "lost read marks");
+            app.metrics.marks_dropped.inc();
+        }
+        Ok(()) => {}
     }
+    app.marks.settle(&marks);
 }
 
 /// Cuts the marks of one room into calls of at most [`MARKS_PER_CALL`].
-fn batches(readers: HashMap<UserId, Vec<MessageId>>) -> Vec<Vec<(UserId, Vec<MessageId>)>> {
+fn batches(readers: HashMap<UserId, Vec<MessageId>>) -> Vec<Batch> {
     let mut batches = vec![Vec::new()];
     let mut count = 0;
     for (user, messages) in readers {
@@ -134,6 +175,24 @@ mod tests {
         let room = RoomId::new(Slot::new(1).unwrap(), 2);
         assert!(marks.add(room, user_id(1), ids(MARKS_MAX)));
         assert!(!marks.add(room, user_id(1), ids(1)));
+    }
+
+    #[test]
+    fn marks_that_redis_did_not_take_count_until_it_does() {
+        let marks = Marks::default();
+        let room = RoomId::new(Slot::new(1).unwrap(), 2);
+        assert!(marks.add(room, user_id(1), ids(MARKS_MAX)));
+        let mut taken = marks.take();
+        let batch: Batch = taken.remove(&room).unwrap().into_iter().collect();
+        assert!(
+            !marks.add(room, user_id(2), ids(1)),
+            "they are on their way"
+        );
+        marks.put_back(room, batch);
+        let again: Batch = marks.take().remove(&room).unwrap().into_iter().collect();
+        assert_eq!(again, [(user_id(1), ids(MARKS_MAX))]);
+        marks.settle(&again);
+        assert!(marks.add(room, user_id(2), ids(1)));
     }
 
     fn user_id(number: u128) -> UserId {

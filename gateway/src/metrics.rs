@@ -17,7 +17,7 @@
 //! | `gateway_task_panics_total` | | panics of connection tasks; each ended one connection |
 //! | `gateway_handler_timeouts_total` | | handlers that did not end in time |
 //! | `socketio_undecodable_events_total` | | events dropped for an unfit payload |
-//! | `socketio_marks_dropped_total` | | batches of read marks dropped because too many waited |
+//! | `socketio_marks_dropped_total` | | batches of read marks dropped: too many waited, or Redis refused |
 //! | `bus_unknown_messages_total` | | messages of the bus that this version does not know |
 //! | `bus_gap_fills_total` | | times that a room's log was read because something may be lost |
 //! | `bus_lost_gaps_total` | | gaps that no log could fill: the room's members load it anew |
@@ -195,7 +195,7 @@ pub(crate) struct Metrics {
     pub(crate) handler_timeouts: Counter,
     /// Events dropped because their payload was not what their name promises.
     pub(crate) undecodable_events: Counter,
-    /// Batches of read marks dropped because too many waited.
+    /// Batches of read marks dropped: too many waited, or Redis refused.
     pub(crate) marks_dropped: Counter,
     /// Messages of the bus that this version does not know.
     pub(crate) bus_unknown_messages: Counter,
@@ -299,7 +299,7 @@ impl Metrics {
         );
         chat.register(
             "marks_dropped",
-            "Batches of read marks dropped because too many waited",
+            "Batches of read marks dropped: too many waited, or Redis refused",
             self.marks_dropped.clone(),
         );
         chat.register(
