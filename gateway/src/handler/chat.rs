@@ -29,6 +29,9 @@ const CONTENT_CHARACTERS_MAX: usize = 10_000;
 /// Longest client message id, in characters.
 const CLIENT_MESSAGE_ID_MAX: usize = 64;
 
+/// Seconds after which a store that did not answer may be asked again: about one failover.
+const STORE_RETRY_SECONDS: u32 = 3;
+
 /// Why a message is not taken.
 enum Refusal {
     NoData,
@@ -248,10 +251,22 @@ fn refuse(app: &App, connection: &Connection, refusal: &Refusal, ack: Option<Ack
 impl Refusal {
     /// Seconds after which the client may try again, where waiting helps.
     const fn retry_after(&self) -> Option<u32> {
-        if let Self::TooMany { retry_after } = self {
-            return Some(*retry_after);
+        match self {
+            Self::TooMany { retry_after } => Some(*retry_after),
+            Self::Store(StoreError::Unavailable(_)) => Some(STORE_RETRY_SECONDS),
+            Self::NoData
+            | Self::SessionExpired
+            | Self::NoRoom
+            | Self::NoAccess
+            | Self::Banned
+            | Self::TooLong
+            | Self::ClientMessageId
+            | Self::Blank
+            | Self::NoFile
+            | Self::UnknownFile
+            | Self::UnsupportedType(_)
+            | Self::Store(_) => None,
         }
-        None
     }
 
     /// What the client sees.
@@ -290,11 +305,40 @@ impl Refusal {
                 let text = format!("Unsupported message type: {kind}");
                 return (ErrorCode::MessageError, Cow::Owned(text));
             }
-            Self::Store(_) => (
-                ErrorCode::MessageError,
-                "메시지 전송 중 오류가 발생했습니다.",
-            ),
+            Self::Store(error) => (ErrorCode::MessageError, store_refusal(error)),
         };
         (code, Cow::Borrowed(text))
+    }
+}
+
+const fn store_refusal(error: &StoreError) -> &'static str {
+    match error {
+        StoreError::Unavailable(_) => {
+            "메시지 전송 중 오류가 발생했습니다. 잠시 후 다시 시도해주세요."
+        }
+        StoreError::Full(_) => "저장 공간이 부족하여 메시지를 저장할 수 없습니다.",
+        StoreError::Refused(_) | StoreError::Unexpected(_) => "메시지 전송 중 오류가 발생했습니다.",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waiting_is_advised_only_where_it_helps() {
+        let shown = |error: StoreError| {
+            let refusal = Refusal::Store(error);
+            let (code, text) = refusal.shown();
+            assert_eq!(code, ErrorCode::MessageError);
+            (text.into_owned(), refusal.retry_after())
+        };
+        let text = String::new;
+        let away = shown(StoreError::Unavailable(text()));
+        let full = shown(StoreError::Full(text()));
+        let refused = shown(StoreError::Refused(text()));
+        assert_eq!(away.1, Some(STORE_RETRY_SECONDS));
+        assert_eq!((full.1, refused.1), (None, None));
+        assert!(full.0 != refused.0 && away.0 != refused.0);
     }
 }
