@@ -1,5 +1,29 @@
 //! Every question that this tier asks Redis. Each is one round trip to one node unless it says
 //! otherwise; what happens inside stands in the function library.
+//!
+//! # Repeated calls
+//! A call whose answer was lost is made again. That is safe, call by call:
+//!
+//! | call | when it ran before |
+//! |---|---|
+//! | `append` | is found by its key among the recent entries, and answered with the same ids |
+//! | `join` | the user has a seat, the announcement is found by its key: the same answer |
+//! | `leave` | the seat is gone, so nothing is announced again |
+//! | `restore` | the gateway has the seat already |
+//! | `connect` | the older sockets were told; the rooms that it took are taken again |
+//! | `hold_connection`, `update_participant` | writes the same record |
+//! | `touch_session` | puts the same end off |
+//! | `mark_read` | adds no run, so nothing is published again |
+//! | `react` | the user is in the list or is not; the same list is published |
+//! | `share_file` | the room is the last in the list already |
+//! | `renew_lease` | may hand out another dead gateway; the first is handed out when its claim ends |
+//! | `note_slot`, `forget_connection`, `forget_gateway` | sets and removals |
+//!
+//! What a failover lost is written anew by the repetition. `append` and `join` find an earlier
+//! attempt only among the last thousand entries of two minutes.
+
+#[cfg(test)]
+mod tests;
 
 use std::{sync::Arc, time::Duration};
 
@@ -194,16 +218,22 @@ impl Store {
     pub(crate) async fn connect(&self, arrival: &Arrival<'_>) -> Result<Connected, StoreError> {
         let user = arrival.user;
         let keys = [key::user(user), key::session(user), key::connections(user)];
-        let call = function(Function::Connect, &keys)
-            .arg(Channel::Users(user.slot()).to_string())
-            .arg(user.to_string())
-            .arg(arrival.session.to_string())
-            .arg(self.session_ttl_ms)
-            .arg(arrival.previous_pid.map(key_text).unwrap_or_default())
-            .arg(arrival.notice)
-            .arg(self.recovery_window_ms)
-            .to_owned();
-        let answer = Answer::of("connect", self.call(user, call).await?)?;
+        let value = self
+            .cluster
+            .call(user, |attempt| {
+                function(Function::Connect, &keys)
+                    .arg(Channel::Users(user.slot()).to_string())
+                    .arg(user.to_string())
+                    .arg(arrival.session.to_string())
+                    .arg(self.session_ttl_ms)
+                    .arg(arrival.previous_pid.map(key_text).unwrap_or_default())
+                    .arg(arrival.notice)
+                    .arg(self.recovery_window_ms)
+                    .arg(flag(attempt == Attempt::Repeated))
+                    .to_owned()
+            })
+            .await?;
+        let answer = Answer::of("connect", value)?;
         match answer.reason.as_str() {
             "ok" => {
                 let (name, email, profile_image, generation, rooms): (_, _, _, _, Vec<String>) =

@@ -631,10 +631,11 @@ end
 -- forgotten when it is older than the window.
 
 -- KEYS user session connections
--- ARGV channel user session ttl_ms pid notice_json window_ms
+-- ARGV channel user session ttl_ms pid notice_json window_ms repeated
 -- Admits a socket: checks and touches the session, tells the user's older sockets once a session,
 -- and takes over the rooms of the connection `pid` (or, without one, of parked connections). What
--- was taken stays to be taken by the same `pid` again: the answer may be lost.
+-- was taken stays to be taken by the same `pid` again, and without one by a repeated call: the
+-- answer may be lost.
 -- -> {'ok', name, email, profile image or '', generation (0 if `pid` is not known), {room, ...}}
 --    {'invalid'} {'gone'}
 local function connect(keys, args)
@@ -654,7 +655,7 @@ local function connect(keys, args)
       string.match(connections[i + 1], '^(%x+) (%a+) (%d+) (%d+)(.*)$')
     if of ~= session or (state ~= 'live' and tonumber(ms) < now - args[7]) then
       redis.call('HDEL', keys[3], other)
-    elseif other == pid or (pid == '' and state == 'parked') then
+    elseif other == pid or (pid == '' and (state == 'parked' or args[8] == '1' and state == 'taken')) then
       local taken = 'taken ' .. last
       if other == pid then
         generation = tonumber(last) + 1
