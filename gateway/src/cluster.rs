@@ -127,7 +127,8 @@ impl Cluster {
         })
     }
 
-    /// Reads the slot map and makes sure that every master has the function library.
+    /// Reads the slot map and gives every master the function library; one that does not answer gets
+    /// it when it is first asked for a function.
     ///
     /// # Errors
     /// [`StoreError`] when no seed answers or a master refuses the library.
@@ -140,8 +141,12 @@ impl Cluster {
             ));
         }
         for master in masters {
-            let loaded = self.load_library(&master).await;
-            loaded.map_err(|error| refusal(&error))?;
+            if let Err(error) = self.load_library(&master).await {
+                if judge(&error).0 == Next::Refuse {
+                    return Err(refusal(&error));
+                }
+                warn!(address = %master, %error, "cannot load the function library yet");
+            }
         }
         Ok(())
     }

@@ -250,3 +250,17 @@ async fn node_that_hangs_while_connecting_does_not_hold_a_call_beyond_its_deadli
     assert!(matches!(call, Err(StoreError::Unavailable(_))), "{call:?}");
     assert!(begun.elapsed() < SHORT * 3);
 }
+
+#[tokio::test]
+async fn master_that_is_away_does_not_keep_the_gateway_from_starting() {
+    let loading = || error("LOADING Redis is loading the dataset in memory");
+    let node = FakeNode::start(move |_, before| once(loading, before)).await;
+    let cluster = cluster_of(&node).await;
+    cluster.connect().await.unwrap();
+    let node = FakeNode::start(|_, _| error("NOPERM this user has no permissions")).await;
+    let refused = cluster_of(&node).await.connect().await;
+    assert!(
+        matches!(refused, Err(StoreError::Refused(_))),
+        "{refused:?}"
+    );
+}
