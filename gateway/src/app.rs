@@ -75,6 +75,7 @@ impl App {
                 config.session_ttl,
                 config.recovery_window,
                 config.log_max_length,
+                config.durability,
             ),
             hub: Hub::new(config.participants_interval),
             bus: Arc::default(),

@@ -11,6 +11,7 @@
 //! cannot run *after* its repetition on the same node: see [`Node`]. On a node that was replaced as
 //! master it may, but what it writes there is discarded.
 
+mod confirm;
 #[cfg(test)]
 mod fake;
 mod node;
@@ -37,10 +38,11 @@ use thiserror::Error;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
-use self::node::Node;
+use self::{confirm::Confirmer, node::Node};
 use crate::{config::RedisUrl, metrics::StoreMetrics};
 
 pub(crate) use self::{
+    confirm::Confirmation,
     subject::Subject,
     topology::{Address, Topology},
 };
@@ -74,6 +76,10 @@ pub(crate) enum StoreError {
     /// Redis has reached its memory limit, and takes no writes.
     #[error("the store is full: {0}")]
     Full(String),
+    /// A message is stored, but no replica was seen to have it within [`CALL_DEADLINE`]. It may be lost
+    /// yet.
+    #[error("no replica is known to have the message")]
+    Unconfirmed,
     /// An answer of a form that this version does not know.
     #[error("unexpected answer of {0}")]
     Unexpected(&'static str),
@@ -99,6 +105,7 @@ pub(crate) struct Cluster {
     seeds: Vec<ConnectionInfo>,
     topology: RwLock<Arc<Topology>>,
     nodes: Mutex<HashMap<Address, Arc<Node>>>,
+    confirmers: Mutex<HashMap<Address, Arc<Confirmer>>>,
     refreshing: AtomicBool,
     /// Of whom a hint is about to be sent.
     hinting: Mutex<HashSet<Subject>>,
@@ -120,6 +127,7 @@ impl Cluster {
                 .map_err(|error| refusal(&error))?,
             topology: RwLock::default(),
             nodes: Mutex::default(),
+            confirmers: Mutex::default(),
             refreshing: AtomicBool::new(false),
             hinting: Mutex::default(),
             deadline: CALL_DEADLINE,
@@ -227,6 +235,19 @@ impl Cluster {
         subject: impl Into<Subject>,
         command: impl Fn(Attempt) -> Cmd,
     ) -> Result<Value, StoreError> {
+        let (value, _) = self.call_somewhere(subject, command).await?;
+        Ok(value)
+    }
+
+    /// The same; also tells which node did it, for [`Cluster::confirm`].
+    ///
+    /// # Errors
+    /// Those of [`Cluster::call`].
+    pub(crate) async fn call_somewhere(
+        self: &Arc<Self>,
+        subject: impl Into<Subject>,
+        command: impl Fn(Attempt) -> Cmd,
+    ) -> Result<(Value, Address), StoreError> {
         let subject = subject.into();
         let mut course = Course::default();
         let call = self.keep_trying(subject.slot(), command, &mut course);
@@ -248,7 +269,7 @@ impl Cluster {
         slot: Slot,
         command: impl Fn(Attempt) -> Cmd,
         course: &mut Course,
-    ) -> Result<Value, StoreError> {
+    ) -> Result<(Value, Address), StoreError> {
         let mut pace = Pace::default();
         let mut attempt = Attempt::First;
         let mut target = self.master(slot).map(Target::Owner);
@@ -256,7 +277,7 @@ impl Cluster {
             course.was_unheard |= matches!(target, Some(Target::Importing(_)));
             let error = match &target {
                 Some(target) => match self.try_call(target, &command(attempt)).await {
-                    Ok(value) => return Ok(value),
+                    Ok(value) => return Ok((value, target.address().clone())),
                     Err(error) => error,
                 },
                 None => RedisError::from((ErrorKind::ClusterConnectionNotFound, "slot unserved")),
@@ -379,13 +400,36 @@ impl Cluster {
         answer?.extract_error()
     }
 
+    /// Waits until a replica has what a node did in a slot; as long as that takes.
+    pub(crate) async fn confirm(&self, node: &Address, slot: Slot) -> Confirmation {
+        let spare = self.topology().any_slot_of(node);
+        let slots = [Some(slot), spare].into_iter().flatten().collect();
+        self.confirmer(node).confirm(slots).await
+    }
+
     fn node(&self, address: &Address) -> Arc<Node> {
         let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
-        let node = nodes.entry(address.clone()).or_insert_with(|| {
-            let settings = self.seeds.first().map(|seed| seed.redis_settings().clone());
-            Arc::new(Node::new(address, settings.unwrap_or_default()))
-        });
+        let node = nodes
+            .entry(address.clone())
+            .or_insert_with(|| Arc::new(Node::new(self.connection_info(address))));
         Arc::clone(node)
+    }
+
+    fn confirmer(&self, address: &Address) -> Arc<Confirmer> {
+        let mut confirmers = self
+            .confirmers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let confirmer = confirmers.entry(address.clone()).or_insert_with(|| {
+            let info = self.connection_info(address);
+            Arc::new(Confirmer::new(info, self.metrics.clone()))
+        });
+        Arc::clone(confirmer)
+    }
+
+    fn connection_info(&self, address: &Address) -> ConnectionInfo {
+        let settings = self.seeds.first().map(|seed| seed.redis_settings().clone());
+        node::connection_info(address, settings.unwrap_or_default())
     }
 
     async fn load_library(&self, address: &Address) -> RedisResult<()> {

@@ -76,6 +76,7 @@ pub(crate) const KNOBS: &[Knob] = &[
     knob("SLOTCAST_PARTICIPANTS_INTERVAL_MS", "250", "Milliseconds at least between two participant lists of a room."),
     Knob { name: "SLOTCAST_LOG_MAX_LENGTH", default: Default::Unset, meaning: "Messages kept per room, about; unset keeps all." },
     knob("SLOTCAST_SUBSCRIBE_TO", "replica", "Where the bus listens when it can choose: `replica` or `master`."),
+    knob("SLOTCAST_DURABILITY", "master", "What an acknowledged message has reached: `master` or `replica`."),
     knob("SLOTCAST_DRAIN_SECONDS", "30", "Seconds from SIGTERM to the end of the process; a second SIGTERM changes nothing, SIGINT ends it at once."),
     knob("SLOTCAST_DRAIN_PER_SECOND", "1000", "Sockets closed per second while draining."),
 ];
@@ -171,6 +172,8 @@ pub(crate) struct Config {
     pub(crate) log_max_length: Option<u64>,
     /// Where the bus listens.
     pub(crate) subscribe_to: SubscribeTo,
+    /// What an acknowledged message has reached.
+    pub(crate) durability: Durability,
     /// From SIGTERM to the end of the process.
     pub(crate) drain: Duration,
     /// Sockets closed per second while draining.
@@ -230,6 +233,15 @@ pub(crate) enum SubscribeTo {
     Replica,
     /// The shard's master.
     Master,
+}
+
+/// What an acknowledged message has reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Durability {
+    /// The master of its shard.
+    Master,
+    /// One of the shard's replicas as well.
+    Replica,
 }
 
 /// Origins of pages that may connect.
@@ -344,6 +356,7 @@ impl Config {
         let participants_interval = vars.take("SLOTCAST_PARTICIPANTS_INTERVAL_MS", milliseconds);
         let log_max_length = vars.take_optional("SLOTCAST_LOG_MAX_LENGTH", number(1, u64::MAX));
         let subscribe_to = vars.take("SLOTCAST_SUBSCRIBE_TO", subscribe_to);
+        let durability = vars.take("SLOTCAST_DURABILITY", durability);
         let drain = vars.take("SLOTCAST_DRAIN_SECONDS", seconds);
         let drain_per_second = vars.take("SLOTCAST_DRAIN_PER_SECOND", number(1, 1_000_000));
         Some(Self {
@@ -381,6 +394,7 @@ impl Config {
             participants_interval: participants_interval?,
             log_max_length: log_max_length?,
             subscribe_to: subscribe_to?,
+            durability: durability?,
             drain: drain?,
             drain_per_second: drain_per_second?,
         })
@@ -495,6 +509,14 @@ fn log_format(text: &str) -> Result<LogFormat, String> {
     }
 }
 
+fn durability(text: &str) -> Result<Durability, String> {
+    match text {
+        "master" => Ok(Durability::Master),
+        "replica" => Ok(Durability::Replica),
+        _ => Err(format!("{text:?} is neither master nor replica")),
+    }
+}
+
 fn subscribe_to(text: &str) -> Result<SubscribeTo, String> {
     match text {
         "replica" => Ok(SubscribeTo::Replica),
@@ -581,6 +603,7 @@ pub(crate) mod tests {
         assert_eq!(config.max_payload_bytes, MAX_PAYLOAD_BYTES_DEFAULT);
         assert_eq!(config.allowed_origins, Origins::Any);
         assert_eq!(config.log_max_length, None);
+        assert_eq!(config.durability, Durability::Master);
         assert!(config.workers >= 1);
     }
 
@@ -594,10 +617,11 @@ pub(crate) mod tests {
             ("SLOTCAST_MAX_CONNECTIONS", "-1"),
             ("SLOTCAST_LOG_MAX_LENGTH", "many"),
             ("SLOTCAST_ALLOWED_ORIGINS", "chat.example.com"),
+            ("SLOTCAST_DURABILITY", "disk"),
             ("SLOTCAST_DRAIN_SECONDS", "0"),
         ])
         .unwrap_err();
-        assert_eq!(mistakes.0.len(), 8, "{mistakes}");
+        assert_eq!(mistakes.0.len(), 9, "{mistakes}");
     }
 
     #[test]

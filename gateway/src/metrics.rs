@@ -25,6 +25,7 @@
 //! | `bus_resubscribe_seconds` | | time from losing a link to delivering again |
 //! | `store_unavailable_total` | | questions that Redis did not answer |
 //! | `store_retries_total` | `reason` | attempts to ask Redis that another one followed |
+//! | `store_confirmations_total` | `outcome` | times that a node was asked whether a replica has what it did |
 //! | `store_hints_total` | | hints that something was written on a node where no gateway listens |
 
 use std::{sync::atomic::AtomicU64, time::Duration};
@@ -157,6 +158,24 @@ pub(crate) struct CloseLabels {
 /// Makes the histogram of one kind of message.
 type NewHistogram = fn() -> Histogram;
 
+label_values! {
+    /// What a node answered when asked whether a replica has what it did.
+    Confirmed {
+        /// A replica has it.
+        Replicated => "replicated",
+        /// None has it yet.
+        NotYet => "not_yet",
+        /// The node did not answer, or is no master.
+        Unsure => "unsure",
+    }
+}
+
+/// Label of a confirmation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct ConfirmationLabels {
+    outcome: Confirmed,
+}
+
 /// Label of an attempt that another one followed: what was wrong with it, a word of a fixed set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct RetryLabels {
@@ -217,6 +236,7 @@ pub(crate) struct StoreMetrics {
     /// Questions that Redis did not answer.
     pub(crate) unavailable: Counter,
     retries: Family<RetryLabels, Counter>,
+    confirmations: Family<ConfirmationLabels, Counter>,
     /// Hints that something was written on a node where no gateway listens.
     pub(crate) hints: Counter,
 }
@@ -225,6 +245,21 @@ impl StoreMetrics {
     /// Counts an attempt that another one follows.
     pub(crate) fn count_retry(&self, reason: &'static str) {
         self.retries.get_or_create(&RetryLabels { reason }).inc();
+    }
+
+    /// Counts a question whether a replica has what a node did.
+    pub(crate) fn count_confirmation(&self, outcome: Confirmed) {
+        self.confirmations
+            .get_or_create(&ConfirmationLabels { outcome })
+            .inc();
+    }
+
+    /// How often a node was asked and answered so.
+    #[cfg(test)]
+    pub(crate) fn confirmations(&self, outcome: Confirmed) -> u64 {
+        self.confirmations
+            .get_or_create(&ConfirmationLabels { outcome })
+            .get()
     }
 
     /// How many attempts for this reason another one followed.
@@ -421,6 +456,11 @@ impl Metrics {
             self.store.retries.clone(),
         );
         store.register(
+            "confirmations",
+            "Times that a node was asked whether a replica has what it did",
+            self.store.confirmations.clone(),
+        );
+        store.register(
             "hints",
             "Hints that something was written on a node where no gateway listens",
             self.store.hints.clone(),
@@ -470,6 +510,7 @@ mod tests {
         metrics.count_close(Close::Slow);
         metrics.count_recovery(Recovery::Recovered);
         metrics.store.count_retry("moved");
+        metrics.store.count_confirmation(Confirmed::Replicated);
         metrics
             .message_errors
             .get_or_create(&ErrorLabels { error_type: "x" })
@@ -491,7 +532,7 @@ mod tests {
             names += 1;
             assert!(text.contains(&format!("\n{name}")), "{name} in\n{text}");
         }
-        assert_eq!(names, 24);
+        assert_eq!(names, 25);
         assert!(
             text.contains("gateway_closes_total{reason=\"slow\"} 1"),
             "{text}"

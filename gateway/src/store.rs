@@ -39,9 +39,11 @@ use slotcast_proto::{
     slot::Slot,
     wire::offset::Cursor,
 };
+use tokio::time::{sleep, timeout};
 
 use crate::{
-    cluster::{Attempt, Cluster, StoreError, Subject},
+    cluster::{Address, Attempt, CALL_DEADLINE, Cluster, Confirmation, StoreError, Subject},
+    config::Durability,
     session::key_text,
 };
 
@@ -50,6 +52,9 @@ const CATCH_UP_PAGE: usize = 500;
 
 /// Messages that a client gets when it joins a room.
 pub(crate) const JOIN_PAGE: i64 = 30;
+
+/// Pause before a message is appended again that may be lost with its master.
+const APPEND_AGAIN_PAUSE: Duration = Duration::from_millis(50);
 
 /// Kinds of reactions to one message.
 const REACTION_KINDS_MAX: u32 = 50;
@@ -61,6 +66,7 @@ pub(crate) struct Store {
     recovery_window_ms: u64,
     /// Messages kept a room; `None` keeps all.
     log_length_max: Option<u64>,
+    durability: Durability,
 }
 
 /// Outcome of CONNECT.
@@ -203,12 +209,14 @@ impl Store {
         session_ttl: Duration,
         recovery_window: Duration,
         log_length_max: Option<u64>,
+        durability: Durability,
     ) -> Self {
         Self {
             cluster,
             session_ttl_ms: session_ttl.as_secs().saturating_mul(1000),
             recovery_window_ms: recovery_window.as_secs().saturating_mul(1000),
             log_length_max,
+            durability,
         }
     }
 
@@ -321,32 +329,74 @@ impl Store {
 
     // ------------------------------------------------------------------------------------- rooms
 
-    /// Appends a message to its room's log and publishes it: the hot path.
+    /// Appends a message to its room's log and publishes it: the hot path. Answers when the message has
+    /// reached what [`Durability`] asks for.
+    ///
+    /// # Errors
+    /// [`StoreError::Unconfirmed`] if that is a replica, and none was seen to have it.
     pub(crate) async fn append(&self, draft: &Draft<'_>) -> Result<Appended, StoreError> {
+        if self.durability == Durability::Master {
+            let (appended, _) = self.append_to_master(draft, draft.may_repeat).await?;
+            return Ok(appended);
+        }
+        let mut is_stored = false;
+        let append = self.append_to_replica(draft, &mut is_stored);
+        match timeout(CALL_DEADLINE, append).await {
+            Ok(outcome) => outcome,
+            Err(_) if is_stored => Err(StoreError::Unconfirmed),
+            Err(_) => Err(StoreError::Unavailable("no answer in time".to_owned())),
+        }
+    }
+
+    /// Appends until a replica has the message: again when its master was replaced meanwhile, where the
+    /// new one may have it or not.
+    async fn append_to_replica(
+        &self,
+        draft: &Draft<'_>,
+        is_stored: &mut bool,
+    ) -> Result<Appended, StoreError> {
+        loop {
+            let may_repeat = draft.may_repeat || *is_stored;
+            let (appended, node) = self.append_to_master(draft, may_repeat).await?;
+            *is_stored = true;
+            match self.cluster.confirm(&node, draft.room.slot()).await {
+                Confirmation::Replicated => return Ok(appended),
+                Confirmation::Unsure => sleep(APPEND_AGAIN_PAUSE).await,
+            }
+        }
+    }
+
+    /// Appends once; also answers which node has the message.
+    async fn append_to_master(
+        &self,
+        draft: &Draft<'_>,
+        may_repeat: bool,
+    ) -> Result<(Appended, Address), StoreError> {
         let room = draft.room;
         let keys = [key::log(room)];
         let channel = Channel::Rooms(room.slot()).to_string();
         let prefix = room.prefix().to_string();
-        let value = self
+        let (value, node) = self
             .cluster
-            .call(room, |attempt| {
+            .call_somewhere(room, |attempt| {
                 function(Function::AppendMessage, &keys)
                     .arg(&channel)
                     .arg(&prefix)
                     .arg(draft.key)
                     .arg(self.length_max())
                     .arg(draft.body)
-                    .arg(flag(draft.may_repeat || attempt == Attempt::Repeated))
+                    .arg(flag(may_repeat || attempt == Attempt::Repeated))
                     .to_owned()
             })
             .await?;
         let answer = Answer::of("append_message", value)?;
         let (position, message, timestamp, _): (String, _, _, String) = answer.rest()?;
-        Ok(Appended {
+        let appended = Appended {
             position: parse_position(&position)?,
             message,
             timestamp,
-        })
+        };
+        Ok((appended, node))
     }
 
     /// Takes a seat and announces the user, unless they had one.

@@ -100,6 +100,13 @@ class Redis {
     return (await this.owners(port)).find((node) => node.ranges.some(holds))?.port;
   }
 
+  /** The port of a replica of the master on `port`. */
+  async replicaOf(port) {
+    const id = await this.ask(port, 'CLUSTER', 'MYID');
+    const lines = (await this.ask(port, 'CLUSTER', 'REPLICAS', id)).split('\n').map((l) => l.split(' '));
+    return Number(lines[0][1].split('@')[0].split(':')[1]);
+  }
+
   /** Makes a replica the master of its shard, by agreement with the one before, and waits until all know it. */
   async failover(port) {
     const slot = await this.firstSlot(port);

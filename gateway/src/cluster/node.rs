@@ -62,13 +62,9 @@ impl Identity {
 }
 
 impl Node {
-    pub(super) fn new(address: &Address, settings: redis::RedisConnectionInfo) -> Self {
-        let info = ConnectionAddr::Tcp(address.host().to_owned(), address.port())
-            .into_connection_info()
-            .map(|info| info.set_redis_settings(settings))
-            .map(|info| info.set_tcp_settings(TcpSettings::default().set_nodelay(true)));
+    pub(super) fn new(info: ConnectionInfo) -> Self {
         Self {
-            info: info.unwrap_or_else(|_| unreachable!()),
+            info,
             current: Mutex::default(),
         }
     }
@@ -111,16 +107,33 @@ impl Node {
     }
 }
 
+/// How a node is reached.
+pub(super) fn connection_info(
+    address: &Address,
+    settings: redis::RedisConnectionInfo,
+) -> ConnectionInfo {
+    let info = ConnectionAddr::Tcp(address.host().to_owned(), address.port())
+        .into_connection_info()
+        .map(|info| info.set_redis_settings(settings))
+        .map(|info| info.set_tcp_settings(TcpSettings::default().set_nodelay(true)));
+    info.unwrap_or_else(|_| unreachable!())
+}
+
+/// Makes a connection.
+pub(super) async fn open(info: ConnectionInfo) -> RedisResult<MultiplexedConnection> {
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(CONNECT_TIMEOUT))
+        .set_response_timeout(Some(RESPONSE_TIMEOUT));
+    Client::open(info)?
+        .get_multiplexed_async_connection_with_config(&config)
+        .await
+}
+
 async fn connect(
     info: ConnectionInfo,
     previous: Option<Identity>,
 ) -> RedisResult<(MultiplexedConnection, Identity)> {
-    let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(CONNECT_TIMEOUT))
-        .set_response_timeout(Some(RESPONSE_TIMEOUT));
-    let mut connection = Client::open(info)?
-        .get_multiplexed_async_connection_with_config(&config)
-        .await?;
+    let mut connection = open(info).await?;
     let info: String = cmd("CLIENT")
         .arg("INFO")
         .query_async(&mut connection)

@@ -125,6 +125,17 @@ impl Topology {
         }
     }
 
+    /// Some slot of the longest run of those that a master serves.
+    pub(crate) fn any_slot_of(&self, master: &Address) -> Option<Slot> {
+        let is_served = |(.., group): &&(u16, u16, usize)| {
+            let group = self.groups.get(*group);
+            group.is_some_and(|group| group.master == *master)
+        };
+        let served = self.ranges.iter().filter(is_served);
+        let (first, last, _) = served.max_by_key(|(first, last, _)| last - first)?;
+        Slot::new(fastrand::u16(*first..=*last))
+    }
+
     pub(crate) fn masters(&self) -> impl Iterator<Item = &Address> {
         self.groups.iter().map(|group| &group.master)
     }
@@ -178,6 +189,9 @@ mod tests {
             "an empty host is the asked"
         );
         assert_eq!(topology.nodes().count(), 3);
+        let some = topology.any_slot_of(&Address::new("10.0.0.1", 7000));
+        assert!(some.is_some_and(|slot| slot.number() <= 5460));
+        assert_eq!(topology.any_slot_of(&Address::new("10.0.0.1", 7003)), None);
     }
 
     #[test]

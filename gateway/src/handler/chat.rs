@@ -253,7 +253,9 @@ impl Refusal {
     const fn retry_after(&self) -> Option<u32> {
         match self {
             Self::TooMany { retry_after } => Some(*retry_after),
-            Self::Store(StoreError::Unavailable(_)) => Some(STORE_RETRY_SECONDS),
+            Self::Store(StoreError::Unavailable(_) | StoreError::Unconfirmed) => {
+                Some(STORE_RETRY_SECONDS)
+            }
             Self::NoData
             | Self::SessionExpired
             | Self::NoRoom
@@ -316,6 +318,9 @@ const fn store_refusal(error: &StoreError) -> &'static str {
         StoreError::Unavailable(_) => {
             "메시지 전송 중 오류가 발생했습니다. 잠시 후 다시 시도해주세요."
         }
+        StoreError::Unconfirmed => {
+            "메시지 저장을 확인하지 못했습니다. 같은 clientMessageId로 다시 시도해주세요."
+        }
         StoreError::Full(_) => "저장 공간이 부족하여 메시지를 저장할 수 없습니다.",
         StoreError::Refused(_) | StoreError::Unexpected(_) => "메시지 전송 중 오류가 발생했습니다.",
     }
@@ -335,6 +340,9 @@ mod tests {
         };
         let text = String::new;
         let away = shown(StoreError::Unavailable(text()));
+        let unconfirmed = shown(StoreError::Unconfirmed);
+        assert_eq!(unconfirmed.1, Some(STORE_RETRY_SECONDS));
+        assert!(unconfirmed.0.contains("clientMessageId"));
         let full = shown(StoreError::Full(text()));
         let refused = shown(StoreError::Refused(text()));
         assert_eq!(away.1, Some(STORE_RETRY_SECONDS));

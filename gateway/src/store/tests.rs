@@ -3,10 +3,13 @@
 use std::collections::HashSet;
 
 use futures_util::future::join_all;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use super::*;
-use crate::{config::redis_urls, metrics::StoreMetrics};
+use crate::{
+    config::redis_urls,
+    metrics::{Confirmed, StoreMetrics},
+};
 
 const IN_FLIGHT: usize = 256;
 
@@ -25,8 +28,14 @@ async fn connect_with(metrics: StoreMetrics) -> Arc<Cluster> {
     Arc::new(cluster)
 }
 
-fn store_on(cluster: &Arc<Cluster>) -> Store {
-    Store::new(Arc::clone(cluster), Duration::from_secs(60), None)
+fn store_on(cluster: &Arc<Cluster>, durability: Durability) -> Store {
+    Store::new(
+        Arc::clone(cluster),
+        Duration::from_secs(60),
+        Duration::from_secs(60),
+        None,
+        durability,
+    )
 }
 
 /// A room that no other test has, in the slot of this key.
@@ -73,7 +82,7 @@ async fn master_that_hangs_for_a_moment_stores_nothing_twice() {
     let metrics = StoreMetrics::default();
     let cluster = connect_with(metrics.clone()).await;
     let other = connect().await;
-    let store = store_on(&cluster);
+    let store = store_on(&cluster, Durability::Master);
     let room = new_room("hangs");
     append(&store, room, 0).await.unwrap();
     let number = number_for(&other, room.slot(), Duration::from_millis(1500)).await;
@@ -93,8 +102,58 @@ async fn master_that_hangs_for_a_moment_stores_nothing_twice() {
     assert!(metrics.retries_for("timeout") > 0, "they were in flight");
     append(&store, room, IN_FLIGHT + 1).await.unwrap();
     let log = store
-        .messages_after(room, StreamPosition::default())
+        .missed(room, Cursor::default(), usize::MAX)
         .await
+        .unwrap()
         .unwrap();
-    assert_eq!(log.len(), IN_FLIGHT + 2);
+    assert_eq!(log.messages.len(), IN_FLIGHT + 2);
+}
+
+#[tokio::test]
+async fn message_that_a_replica_has_is_appended_once() {
+    let metrics = StoreMetrics::default();
+    let cluster = connect_with(metrics.clone()).await;
+    let store = store_on(&cluster, Durability::Replica);
+    let room = new_room("replica");
+    let appends = (0..IN_FLIGHT).map(|number| append(&store, room, number));
+    let appended = join_all(appends).await;
+    assert!(appended.iter().all(Result::is_ok));
+    let log = store.missed(room, Cursor::default(), usize::MAX);
+    assert_eq!(log.await.unwrap().unwrap().messages.len(), IN_FLIGHT);
+    let rounds = metrics.confirmations(Confirmed::Replicated);
+    assert!(
+        (1..=IN_FLIGHT as u64 / 4).contains(&rounds),
+        "{rounds} rounds for {IN_FLIGHT} messages"
+    );
+}
+
+/// Prints acknowledgements a second and their median time:
+/// `cargo test --release -p slotcast-gateway -- --ignored --nocapture durability_costs`.
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn durability_costs() {
+    const CALLERS: usize = 64;
+    const EACH: usize = 500;
+    let cluster = connect().await;
+    for durability in [Durability::Master, Durability::Replica].repeat(3) {
+        let store = &store_on(&cluster, durability);
+        let rooms: Vec<_> = (0..CALLERS).map(|key| new_room(&key.to_string())).collect();
+        let begun = Instant::now();
+        let callers = rooms.iter().map(|room| async move {
+            let mut times = Vec::with_capacity(EACH);
+            for number in 0..EACH {
+                let begun = Instant::now();
+                append(store, *room, number).await.unwrap();
+                times.push(begun.elapsed());
+            }
+            times
+        });
+        let mut times = join_all(callers).await.concat();
+        let rate = times.len() as f64 / begun.elapsed().as_secs_f64();
+        times.sort_unstable();
+        println!(
+            "{durability:?}: {rate:.0}/s, p50 {:?}",
+            times[times.len() / 2]
+        );
+    }
 }

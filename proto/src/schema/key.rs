@@ -18,6 +18,7 @@
 //! | `{tag}:file:<file>` | hash | a file's metadata |
 //! | `{tag}:upload:<file>` | string | what a presigned upload was promised to be, JSON; expires |
 //! | `{tag}:uploaded:<file>` | string | ETag of the object that completes it; expires |
+//! | `{tag}:confirmed` | string | empty: written to learn whether replicas keep up; expires |
 //! | `email:<e-mail>` | string | the user who registered it |
 //! | `{rooms}:by-creation` | sorted set | every room by its creation time in ms |
 //! | `{gateways}:leases`, `{gateways}:reaping` | sorted set | gateway -> end of lease or claim, in ms |
@@ -111,6 +112,12 @@ pub const ROOMS_BY_CREATION: &str = "{rooms}:by-creation";
 #[must_use]
 pub fn held(slot: Slot, gateway: GatewayId) -> String {
     format!("{{{}}}:held:{gateway}", slot.tag())
+}
+
+/// Written to learn whether the replicas of a slot's master have what came before.
+#[must_use]
+pub fn confirmed(slot: Slot) -> String {
+    format!("{{{}}}:confirmed", slot.tag())
 }
 
 /// End of every living gateway's lease.
