@@ -41,8 +41,8 @@ async function persist(one, room, content) {
   }, { within: 30_000, every: 100 });
 }
 
-/** Both talk, one message after the other, until `end` is called; then resolves with the accepted ids. */
-function talk(both, room) {
+/** Both talk, one message after the other, while `body` runs; resolves with the accepted ids. */
+async function whileTalking(both, room, body) {
   let talking = true;
   const speak = async (one, who) => {
     const accepted = [];
@@ -50,12 +50,13 @@ function talk(both, room) {
     return accepted;
   };
   const spoken = Promise.all(both.map(speak));
-  return {
-    async end() {
-      talking = false;
-      return (await spoken).flat();
-    },
-  };
+  spoken.catch(() => {}); // told below, unless `body` fails first
+  try {
+    await body();
+  } finally {
+    talking = false;
+  }
+  return (await spoken).flat();
 }
 
 /** Fails unless both heard exactly the accepted messages, in the order of the log. */
@@ -64,14 +65,20 @@ async function sameForAll(both, room, accepted) {
   const [mine, theirs] = both.map((one) => texts(one).map((m) => m._id));
   assert.deepEqual(mine, theirs);
   assert.deepEqual([...mine].sort(), [...accepted].sort());
-  const kept = [];
+  const kept = (await wholeHistory(both[0], room)).filter((m) => m.type === 'text').map((m) => m._id);
+  assert.deepEqual(kept, mine);
+}
+
+/** Every message that the room's log has, oldest first. */
+async function wholeHistory(one, room) {
+  const pages = [];
   for (let before, more = true; more; ) {
-    const page = await both[0].history(room, { limit: 100, before });
-    kept.unshift(...page.messages.filter((m) => m.type === 'text').map((m) => m._id));
+    const page = await one.history(room, { limit: 100, before });
+    pages.unshift(page.messages);
     before = page.messages[0].timestamp;
     more = page.hasMore;
   }
-  assert.deepEqual(kept, mine);
+  return pages.flat();
 }
 
 test('messages are heard at once although their slot is between two masters', async () => {
@@ -91,5 +98,72 @@ test('messages are heard at once although their slot is between two masters', as
   assert.notEqual(await redis.ownerOf(slot), move.toPort, 'the move is still open');
   await redis.endMove(move);
   accepted.push((await both[1].say(room, 'after')).messageId);
+  await sameForAll(both, room, accepted);
+});
+
+test('a slot moves there and back under load', async () => {
+  const { users, room, both } = await pair();
+  const [a, b] = both;
+  const slot = slotOf(room);
+  const marked = (await a.say(room, 'to be marked')).messageId;
+  await b.hears('to be marked');
+  const home = await redis.ownerOf(slot);
+  const carol = await rest.user(unique('캐롤'));
+  const joiner = await chatter(stack.gateways[0].url, carol);
+  const spoken = await whileTalking(both, room, async () => {
+    for (const port of [await otherMaster(slot), home]) {
+      const move = await redis.beginMove(slot, port);
+      // What needs several keys may have to wait for the end of the move.
+      const joined = joiner.join(room);
+      b.emit('messageReaction', { messageId: marked, reaction: '👍', type: 'add' });
+      b.emit('markMessagesAsRead', { messageIds: [marked] });
+      await redis.moveKeys(move, 1);
+      await redis.endMove(move);
+      await joined;
+      joiner.emit('leaveRoom', room);
+      await a.take('message', (m) => m.content === `${carol.name}님이 퇴장하였습니다.`);
+    }
+  });
+  const accepted = [marked, ...spoken];
+  assert.ok(accepted.length > 20, `${accepted.length} messages were exchanged`);
+  await sameForAll(both, room, accepted);
+  await eventually('the reaction and the mark in the history', async () => {
+    const pages = await wholeHistory(a, room);
+    const message = pages.find((m) => m._id === marked);
+    return message.reactions['👍']?.includes(users[1].id) && message.readers.some((r) => r.userId === users[1].id);
+  });
+  for (const one of both) one.none('error');
+});
+
+test('masters change by agreement under load', async () => {
+  const { room, both } = await pair();
+  const former = await redis.ownerOf(slotOf(room));
+  const replica = await redis.replicaOf(former);
+  const heard = () => texts(both[0]).length;
+  const accepted = await whileTalking(both, room, async () => {
+    for (const [port, other] of [[replica, former], [former, replica]]) {
+      await redis.failover(port);
+      const since = heard();
+      await eventually('talk to go on', () => heard() > since + 5);
+      await eventually('the former master to follow', () => redis.follows(other));
+    }
+  });
+  await sameForAll(both, room, accepted);
+});
+
+test('a replica is killed and comes back under load', async () => {
+  const { room, both } = await pair();
+  const replica = await redis.replicaOf(await redis.ownerOf(slotOf(room)));
+  const goesOn = async () => {
+    const since = texts(both[1]).length;
+    await eventually('talk to go on', () => texts(both[1]).length > since + 5);
+  };
+  const accepted = await whileTalking(both, room, async () => {
+    redis.signal(replica, 'SIGKILL');
+    await goesOn();
+    redis.restart(replica);
+    await eventually('the replica to follow', () => redis.follows(replica), { within: 20_000 });
+    await goesOn();
+  });
   await sameForAll(both, room, accepted);
 });

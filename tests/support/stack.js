@@ -107,10 +107,20 @@ class Redis {
     return Number(lines[0][1].split('@')[0].split(':')[1]);
   }
 
+  /** Whether the node on `port` is a replica whose link to its master is up. */
+  async follows(port) {
+    return (await this.ask(port, 'INFO', 'replication')).includes('master_link_status:up');
+  }
+
   /** Makes a replica the master of its shard, by agreement with the one before, and waits until all know it. */
   async failover(port) {
     const slot = await this.firstSlot(port);
-    await this.ask(port, 'CLUSTER', 'FAILOVER');
+    const isMaster = async () => (await this.ask(port, 'ROLE')).startsWith('master');
+    // A failover soon after another one may come to nothing; Redis gives it up after five seconds.
+    await eventually(`the node on port ${port} to be master`, async () => {
+      await this.ask(port, 'CLUSTER', 'FAILOVER');
+      return eventually('the failover', isMaster, { within: 6_000 });
+    }, { within: 20_000 });
     await this.agree(slot, port);
   }
 
