@@ -18,6 +18,7 @@ use crate::{
     lease::Lease,
     marks::Marks,
     metrics::Metrics,
+    pulse::Pulse,
     sockets::Sockets,
     store::Store,
     words::BannedWords,
@@ -37,6 +38,7 @@ pub(crate) struct App {
     reads: Reads,
     pub(crate) marks: Marks,
     pub(crate) lease: Lease,
+    pub(crate) pulse: Pulse,
     cluster: Arc<Cluster>,
     /// Wanted until the process ends.
     lobby: OnceLock<Subscription>,
@@ -82,6 +84,7 @@ impl App {
             reads: Reads::default(),
             marks: Marks::default(),
             lease: Lease::new(),
+            pulse: Pulse::new(),
             metrics,
             sockets: Sockets::new(&config),
             cluster,
@@ -114,6 +117,8 @@ impl App {
         tokio::spawn(async move { app.marks.run(&app).await });
         let app = Arc::clone(self);
         tokio::spawn(async move { app.lease.run(&app).await });
+        let app = Arc::clone(self);
+        tokio::spawn(async move { app.pulse.run(&app).await });
         let lobby = self.bus.want(Channel::Lobby);
         lobby.live().wait().await?;
         let _ = self.lobby.set(lobby);

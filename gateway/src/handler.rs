@@ -406,6 +406,9 @@ async fn is_current(app: &App, session: &Session) -> Result<bool, StoreError> {
     if session.is_ended() {
         return Ok(false);
     }
+    if app.pulse.stall().is_some() {
+        session.doubt();
+    }
     let now = app.now_seconds();
     if session.wants_check(now) {
         if !app.store.touch_session(session.user.id, session.id).await? {

@@ -23,6 +23,7 @@ mod lease;
 mod marks;
 mod metrics;
 mod outbox;
+mod pulse;
 mod server;
 mod session;
 mod sockets;
