@@ -34,8 +34,10 @@ pub(super) struct Room {
     pub(super) subscription: Subscription,
     queue: VecDeque<Item>,
     state: State,
-    /// How far the members have got, or where the first one joined.
+    /// How far the members have got.
     last: Option<Cursor>,
+    /// Where the first of them joined: members have what came after this, or it waits for them.
+    began: Cursor,
     /// Something may be missing behind `last`: the log must be read before anything else goes out.
     doubted: bool,
     /// A message of an older epoch that is not in the log comes from a master that no longer is one.
@@ -101,6 +103,7 @@ impl Room {
             queue: VecDeque::new(),
             state: State::Idle,
             last: None,
+            began: Cursor::default(),
             doubted: false,
             epoch_min: 0,
             participants: Participants::default(),
@@ -140,9 +143,20 @@ impl Room {
         self.last.is_some()
     }
 
-    /// Where the room stood when a member joined; counts only for the first.
+    /// Where the room stood when a member joined. Of several who join at once the one who joined first
+    /// may say so last: then what passed meanwhile is read, and reaches whoever does not have it.
     pub(super) fn start(&mut self, cursor: Cursor) {
-        self.last.get_or_insert(cursor);
+        let Some(last) = self.last else {
+            self.began = cursor;
+            self.last = Some(cursor);
+            return;
+        };
+        let began = self.began.min(cursor);
+        if began != self.began {
+            self.began = began;
+            self.last = Some(last.min(cursor));
+            self.doubted = true;
+        }
     }
 
     pub(super) fn push(&mut self, message: &RoomMessage<'_>) {
@@ -412,6 +426,22 @@ mod tests {
         assert!(!room.is_ready());
         room.start(cursor(at(1, 7), at(0, 0)));
         assert_eq!(delivered(&mut room), [at(1, 8)]);
+    }
+
+    #[test]
+    fn who_joined_first_and_says_so_last_misses_nothing() {
+        let mut room = room();
+        push(&mut room, at(1, 3), at(1, 2));
+        push(&mut room, at(1, 4), at(1, 3));
+        room.start(cursor(at(1, 3), at(7, 0)));
+        assert_eq!(delivered(&mut room), [at(1, 4)]);
+        room.start(cursor(at(1, 4), at(7, 0)));
+        assert!(!room.is_ready(), "who joins later has it in the answer");
+        room.start(cursor(at(1, 2), at(7, 0)));
+        assert!(room.claim());
+        assert!(matches!(room.step(), Step::Missing(after) if after.message == at(1, 2)));
+        room.fill(&missed(1, &[at(1, 3), at(1, 4)]));
+        assert_eq!(delivered(&mut room), [at(1, 3), at(1, 4)]);
     }
 
     #[test]

@@ -26,6 +26,15 @@ pub struct Cursor {
 }
 
 impl Cursor {
+    /// As far as the less far of both, in messages and in changes.
+    #[must_use]
+    pub fn min(self, other: Self) -> Self {
+        Self {
+            message: self.message.min(other.message),
+            change: self.change.min(other.change),
+        }
+    }
+
     /// As far as the further of both, in messages and in changes.
     #[must_use]
     pub fn max(self, other: Self) -> Self {
@@ -141,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn the_further_of_two_cursors_is_taken_part_by_part() {
+    fn two_cursors_are_compared_part_by_part() {
         let one = Cursor {
             message: position(1, 5),
             change: position(9, 0),
@@ -155,6 +164,11 @@ mod tests {
             change: position(9, 0),
         };
         assert_eq!((one.max(other), other.max(one)), (both, both));
+        let neither = Cursor {
+            message: position(1, 5),
+            change: position(8, 7),
+        };
+        assert_eq!((one.min(other), other.min(one)), (neither, neither));
     }
 
     proptest! {
