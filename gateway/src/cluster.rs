@@ -7,9 +7,10 @@
 //! # Repeated attempts
 //! After an error that Redis answered, the command did not run. After a timeout or a broken
 //! connection nobody knows, so the next attempt says that it may be a repetition
-//! ([`Attempt::Repeated`]); why each call may be repeated stands in `store.rs`. The failed attempt
+//! ([`Attempt::may_repeat`]); why each call may be repeated stands in `store.rs`. The failed attempt
 //! cannot run *after* its repetition on the same node: see [`Node`]. On a node that was replaced as
-//! master it may, but what it writes there is discarded.
+//! master it may, and what it writes there is discarded; a call that would tell rooms of it carries
+//! the time at which it is given up ([`Attempt::not_after_ms`]).
 
 mod confirm;
 #[cfg(test)]
@@ -92,11 +93,13 @@ impl StoreError {
     }
 }
 
-/// Whether an attempt may repeat one that already took effect.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Attempt {
-    First,
-    Repeated,
+/// What a command may need to know of the attempt that it is sent in.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Attempt {
+    /// An earlier one may have taken effect.
+    pub(crate) may_repeat: bool,
+    /// When the node's clock shows more than this, in milliseconds, the attempt was given up.
+    pub(crate) not_after_ms: u64,
 }
 
 /// The cluster as this process reaches it.
@@ -271,12 +274,12 @@ impl Cluster {
         course: &mut Course,
     ) -> Result<(Value, Address), StoreError> {
         let mut pace = Pace::default();
-        let mut attempt = Attempt::First;
+        let mut may_repeat = false;
         let mut target = self.master(slot).map(Target::Owner);
         loop {
             course.was_unheard |= matches!(target, Some(Target::Importing(_)));
             let error = match &target {
-                Some(target) => match self.try_call(target, &command(attempt)).await {
+                Some(target) => match self.try_call(target, may_repeat, &command).await {
                     Ok(value) => return Ok((value, target.address().clone())),
                     Err(error) => error,
                 },
@@ -288,7 +291,7 @@ impl Cluster {
             }
             self.metrics.count_retry(reason);
             if next == Next::Reconnect {
-                attempt = Attempt::Repeated;
+                may_repeat = true;
             }
             target = self.prepare(slot, target, &error, &mut pace).await?;
             course.last_error = Some(error);
@@ -367,37 +370,31 @@ impl Cluster {
             .map(|group| group.master.clone())
     }
 
-    async fn try_call(&self, target: &Target, command: &Cmd) -> RedisResult<Value> {
-        match target {
-            Target::Owner(address) => self.call_node(address, command).await,
-            Target::Importing(address) => {
-                let mut both = redis::pipe();
-                both.add_command(cmd("ASKING")).add_command(command.clone());
-                let node = self.node(address);
-                let (mut connection, generation) = node.connection().await?;
-                let answers = connection.send_packed_commands(&both, 1, 1).await;
-                if answers.as_ref().is_err_and(breaks_connection) {
-                    node.forget(generation);
-                }
-                let mut answers = answers?;
-                match answers.pop() {
-                    Some(Value::ServerError(error)) => Err(error.into()),
-                    Some(answer) => Ok(answer),
-                    None => Ok(Value::Nil),
-                }
-            }
-        }
+    async fn try_call(
+        &self,
+        target: &Target,
+        may_repeat: bool,
+        command: &impl Fn(Attempt) -> Cmd,
+    ) -> RedisResult<Value> {
+        let node = self.node(target.address());
+        let mut link = node.link().await?;
+        let command = command(Attempt {
+            may_repeat,
+            not_after_ms: link.not_after_ms(),
+        });
+        let answer = match target {
+            Target::Owner(_) => link.send(&command).await,
+            Target::Importing(_) => link.send_asking(&command).await,
+        };
+        node.check(&link, answer)
     }
 
     /// Runs a command on one node, whatever slots it serves.
     pub(crate) async fn call_node(&self, address: &Address, command: &Cmd) -> RedisResult<Value> {
         let node = self.node(address);
-        let (mut connection, generation) = node.connection().await?;
-        let answer = connection.send_packed_command(command).await;
-        if answer.as_ref().is_err_and(breaks_connection) {
-            node.forget(generation);
-        }
-        answer?.extract_error()
+        let mut link = node.link().await?;
+        let answer = link.send(command).await;
+        node.check(&link, answer)
     }
 
     /// Waits until a replica has what a node did in a slot; as long as that takes.
@@ -517,6 +514,7 @@ fn judge(error: &RedisError) -> (Next, &'static str) {
         (Some("LOADING"), _) => (Next::Wait, "loading"),
         (Some("READONLY"), _) => (Next::Wait, "read_only"),
         (Some("NOREPLICAS"), _) => (Next::Wait, "no_replicas"),
+        (Some("LATE"), _) => (Next::Reconnect, "late"),
         (Some("BUSY"), _) => (Next::Wait, "busy"),
         (Some(_), _) => (Next::Refuse, "refused"),
         (None, ErrorKind::ClusterConnectionNotFound) => (Next::Wait, "unserved"),

@@ -42,7 +42,7 @@ use slotcast_proto::{
 use tokio::time::{sleep, timeout};
 
 use crate::{
-    cluster::{Address, Attempt, CALL_DEADLINE, Cluster, Confirmation, StoreError, Subject},
+    cluster::{Address, CALL_DEADLINE, Cluster, Confirmation, StoreError, Subject},
     config::Durability,
     session::key_text,
 };
@@ -237,7 +237,7 @@ impl Store {
                     .arg(arrival.previous_pid.map(key_text).unwrap_or_default())
                     .arg(arrival.notice)
                     .arg(self.recovery_window_ms)
-                    .arg(flag(attempt == Attempt::Repeated))
+                    .arg(flag(attempt.may_repeat))
                     .to_owned()
             })
             .await?;
@@ -385,7 +385,8 @@ impl Store {
                     .arg(draft.key)
                     .arg(self.length_max())
                     .arg(draft.body)
-                    .arg(flag(may_repeat || attempt == Attempt::Repeated))
+                    .arg(flag(may_repeat || attempt.may_repeat))
+                    .arg(attempt.not_after_ms)
                     .to_owned()
             })
             .await?;
@@ -426,7 +427,7 @@ impl Store {
                     .arg(self.length_max())
                     .arg(seat.body)
                     .arg(JOIN_PAGE)
-                    .arg(flag(attempt == Attempt::Repeated))
+                    .arg(flag(attempt.may_repeat))
                     .to_owned()
             })
             .await?;

@@ -13,6 +13,9 @@ use tokio::{
 
 use super::Address;
 
+/// What every node's clock shows.
+pub(super) const NOW_SECONDS: u64 = 1_700_000_000;
+
 /// What a node does with a command.
 pub(super) enum Reply {
     /// Answers with these bytes of RESP.
@@ -104,6 +107,7 @@ async fn serve(socket: TcpStream, id: u32, node: Arc<Shared>) {
                 Reply::Say(":1\r\n".to_owned())
             }
             ("CLIENT", _) => ok(),
+            ("TIME", _) => Reply::Say(format!("*2\r\n$10\r\n{NOW_SECONDS}\r\n$1\r\n0\r\n")),
             ("CLUSTER", _) => slot_map(&node.owner.lock().unwrap()),
             _ => node.answer(words),
         };

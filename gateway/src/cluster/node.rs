@@ -10,18 +10,75 @@ use futures_util::{
     future::{BoxFuture, Shared},
 };
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo,
-    RedisError, RedisResult, aio::MultiplexedConnection, cmd, io::tcp::TcpSettings,
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind,
+    IntoConnectionInfo, RedisError, RedisResult, Value, aio::MultiplexedConnection, cmd,
+    io::tcp::TcpSettings,
 };
+use tokio::time::Instant;
 use tracing::warn;
 
-use super::Address;
+use super::{Address, breaks_connection};
 
 /// One attempt waits this long for its answer.
 const RESPONSE_TIMEOUT: Duration = Duration::from_millis(1000);
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(1000);
 
-type Connecting = Shared<BoxFuture<'static, RedisResult<(MultiplexedConnection, Identity)>>>;
+/// How much longer than the caller waits a command may take effect: clocks are read with some delay.
+const LATENESS: Duration = Duration::from_millis(1000);
+
+type Connecting = Shared<BoxFuture<'static, RedisResult<Connected>>>;
+
+/// A connection, and what the node said of itself when it was made.
+#[derive(Clone)]
+struct Connected {
+    connection: MultiplexedConnection,
+    identity: Identity,
+    clock: Clock,
+}
+
+/// What a node's clock shows.
+#[derive(Clone, Copy)]
+struct Clock {
+    shown_ms: u64,
+    read: Instant,
+}
+
+impl Clock {
+    fn now_ms(&self) -> u64 {
+        let since = u64::try_from(self.read.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.shown_ms.saturating_add(since)
+    }
+}
+
+/// One caller's use of a connection.
+pub(super) struct Link {
+    connection: MultiplexedConnection,
+    clock: Clock,
+    generation: u64,
+}
+
+impl Link {
+    /// When the node's clock shows more than this, nobody waits for what is sent now.
+    pub(super) fn not_after_ms(&self) -> u64 {
+        let patience = RESPONSE_TIMEOUT + LATENESS;
+        self.clock.now_ms() + u64::try_from(patience.as_millis()).unwrap_or_default()
+    }
+
+    pub(super) async fn send(&mut self, command: &Cmd) -> RedisResult<Value> {
+        self.connection
+            .send_packed_command(command)
+            .await?
+            .extract_error()
+    }
+
+    /// Sends a command for a slot that the node is importing.
+    pub(super) async fn send_asking(&mut self, command: &Cmd) -> RedisResult<Value> {
+        let mut both = redis::pipe();
+        both.add_command(cmd("ASKING")).add_command(command.clone());
+        let mut answers = self.connection.send_packed_commands(&both, 1, 1).await?;
+        answers.pop().unwrap_or(Value::Nil).extract_error()
+    }
+}
 
 /// One node's connection, made when first wanted; all who want it wait for the same attempt.
 ///
@@ -69,8 +126,8 @@ impl Node {
         }
     }
 
-    /// The connection and its generation, for [`Node::forget`].
-    pub(super) async fn connection(&self) -> RedisResult<(MultiplexedConnection, u64)> {
+    /// The connection, made now if there is none.
+    pub(super) async fn link(&self) -> RedisResult<Link> {
         let (connecting, generation) = {
             let mut current = self.current();
             if current.connection.is_none() {
@@ -87,18 +144,30 @@ impl Node {
         if connected.is_err() {
             self.forget(generation);
         }
-        connected.map(|(connection, _)| (connection, generation))
+        connected.map(|connected| Link {
+            connection: connected.connection,
+            clock: connected.clock,
+            generation,
+        })
+    }
+
+    /// Passes an answer on, and gives the connection up if the answer means that it is of no use.
+    pub(super) fn check(&self, link: &Link, answer: RedisResult<Value>) -> RedisResult<Value> {
+        if answer.as_ref().is_err_and(breaks_connection) {
+            self.forget(link.generation);
+        }
+        answer
     }
 
     /// Gives a connection up; the next call makes a new one.
-    pub(super) fn forget(&self, generation: u64) {
+    fn forget(&self, generation: u64) {
         let mut current = self.current();
         if current.generation != generation {
             return;
         }
         let connection = current.connection.take();
-        if let Some(Ok((_, identity))) = connection.as_ref().and_then(Shared::peek) {
-            current.previous = Some(identity.clone());
+        if let Some(Ok(connected)) = connection.as_ref().and_then(Shared::peek) {
+            current.previous = Some(connected.identity.clone());
         }
     }
 
@@ -129,13 +198,13 @@ pub(super) async fn open(info: ConnectionInfo) -> RedisResult<MultiplexedConnect
         .await
 }
 
-async fn connect(
-    info: ConnectionInfo,
-    previous: Option<Identity>,
-) -> RedisResult<(MultiplexedConnection, Identity)> {
+async fn connect(info: ConnectionInfo, previous: Option<Identity>) -> RedisResult<Connected> {
     let mut connection = open(info).await?;
-    let info: String = cmd("CLIENT")
+    let read = Instant::now();
+    let (info, (seconds, micros)): (String, (u64, u64)) = redis::pipe()
+        .cmd("CLIENT")
         .arg("INFO")
+        .cmd("TIME")
         .query_async(&mut connection)
         .await?;
     let identity = Identity::parse(&info)
@@ -143,7 +212,15 @@ async fn connect(
     if let Some(previous) = previous {
         close(&mut connection, &previous).await?;
     }
-    Ok((connection, identity))
+    let clock = Clock {
+        shown_ms: seconds * 1000 + micros / 1000,
+        read,
+    };
+    Ok(Connected {
+        connection,
+        identity,
+        clock,
+    })
 }
 
 /// Has the node close a connection, and drop what it has not read of it.

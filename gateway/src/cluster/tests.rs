@@ -3,7 +3,7 @@ use slotcast_proto::id::RoomId;
 use tokio::{net::TcpListener, time::Instant};
 
 use super::{
-    fake::{FakeNode, Reply, error, ok},
+    fake::{FakeNode, NOW_SECONDS, Reply, error, ok},
     *,
 };
 use crate::config::redis_urls;
@@ -31,9 +31,10 @@ fn slot() -> Slot {
 /// A write that tells whether it may be a repetition.
 fn write(attempt: Attempt) -> Cmd {
     let mut write = cmd("WRITE");
-    write.arg(match attempt {
-        Attempt::First => "first",
-        Attempt::Repeated => "repeated",
+    write.arg(if attempt.may_repeat {
+        "repeated"
+    } else {
+        "first"
     });
     write
 }
@@ -263,4 +264,31 @@ async fn master_that_is_away_does_not_keep_the_gateway_from_starting() {
         matches!(refused, Err(StoreError::Refused(_))),
         "{refused:?}"
     );
+}
+
+#[tokio::test]
+async fn command_carries_the_time_at_which_it_is_given_up() {
+    let node = FakeNode::start(|_, _| ok()).await;
+    let cluster = cluster_of(&node).await;
+    let write = |attempt: Attempt| cmd("WRITE").arg(attempt.not_after_ms).to_owned();
+    cluster.call(slot(), write).await.unwrap();
+    let heard = heard_writes(&node);
+    let not_after: u64 = heard[0].split(' ').nth(1).unwrap().parse().unwrap();
+    let patience = not_after - NOW_SECONDS * 1000;
+    assert!((2_000..10_000).contains(&patience), "{patience} ms");
+}
+
+#[tokio::test]
+async fn clock_that_was_set_is_read_anew() {
+    let late = || error("LATE nobody waits for the answer any more");
+    let node = FakeNode::start(move |_, before| once(late, before)).await;
+    let cluster = cluster_of(&node).await;
+    cluster.call(slot(), write).await.unwrap();
+    assert_eq!(
+        node.heard().len(),
+        3,
+        "over another connection: {:?}",
+        node.heard()
+    );
+    assert_eq!(cluster.metrics.retries_for("late"), 1);
 }

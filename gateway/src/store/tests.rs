@@ -110,6 +110,32 @@ async fn master_that_hangs_for_a_moment_stores_nothing_twice() {
 }
 
 #[tokio::test]
+async fn message_that_nobody_waits_for_is_not_stored() {
+    let cluster = connect().await;
+    let store = store_on(&cluster, Durability::Master);
+    let room = new_room("late");
+    let append = function(Function::AppendMessage, &[key::log(room)])
+        .arg(Channel::Rooms(room.slot()).to_string())
+        .arg(room.prefix().to_string())
+        .arg("key")
+        .arg("")
+        .arg("}")
+        .arg("0")
+        .arg(1)
+        .to_owned();
+    let master = cluster
+        .topology()
+        .group(room.slot())
+        .unwrap()
+        .master
+        .clone();
+    let late = cluster.call_node(&master, &append).await;
+    assert_eq!(late.unwrap_err().code(), Some("LATE"));
+    let log = store.messages_after(room, StreamPosition::default());
+    assert!(log.await.unwrap().is_empty());
+}
+
+#[tokio::test]
 async fn message_that_a_replica_has_is_appended_once() {
     let metrics = StoreMetrics::default();
     let cluster = connect_with(metrics.clone()).await;

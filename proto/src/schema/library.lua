@@ -368,9 +368,14 @@ end
 
 -- ---------------------------------------------------------------------------- room functions
 
--- KEYS log | ARGV channel room key length_max body repeated
--- -> {'ok' or 'repeat', position, message, timestamp, previous position}
+-- KEYS log | ARGV channel room key length_max body repeated [not_after_ms]
+-- After `not_after_ms` (of this node's clock) nobody waits for the answer: a node that hung and was
+-- replaced meanwhile must not tell rooms of messages that the new master may have too.
+-- -> {'ok' or 'repeat', position, message, timestamp, previous position}, or an error LATE
 local function append_message(keys, args)
+  if args[7] and now_ms() > tonumber(args[7]) then
+    return redis.error_reply('LATE nobody waits for the answer any more')
+  end
   return append_once(keys[1], args[1], args[2], args[3], args[4], args[5], args[6])
 end
 
