@@ -292,3 +292,85 @@ async fn clock_that_was_set_is_read_anew() {
     );
     assert_eq!(cluster.metrics.retries_for("late"), 1);
 }
+
+/// A master that answers each `WAIT` with the next of these.
+async fn confirming(waits: &'static [&'static str]) -> FakeNode {
+    FakeNode::start(move |words, before| match words[0].as_str() {
+        "WAIT" => Reply::Say(format!("{}\r\n", waits[before.min(waits.len() - 1)])),
+        _ => ok(),
+    })
+    .await
+}
+
+#[tokio::test]
+async fn what_no_replica_has_yet_is_asked_for_again() {
+    let node = confirming(&[":0", ":0", ":1"]).await;
+    let cluster = cluster_of(&node).await;
+    let confirmation = cluster.confirm(&node.address, slot()).await;
+    assert_eq!(confirmation, Confirmation::Replicated);
+    let round = [
+        "ASKING".to_owned(),
+        format!("SET {}  PX 60000", key(slot())),
+        "WAIT 1 500".to_owned(),
+    ];
+    let heard = node.heard();
+    assert_eq!(heard.len(), 9);
+    assert!(
+        heard.chunks(3).all(|commands| commands == round),
+        "{heard:?}"
+    );
+}
+
+#[tokio::test]
+async fn callers_share_rounds() {
+    let node = confirming(&[":1"]).await;
+    let cluster = cluster_of(&node).await;
+    let confirmations = join_all((0..100).map(|_| cluster.confirm(&node.address, slot()))).await;
+    assert!(
+        confirmations
+            .iter()
+            .all(|one| *one == Confirmation::Replicated)
+    );
+    assert!(
+        node.heard().len() <= 3 * 3,
+        "{} commands",
+        node.heard().len()
+    );
+}
+
+#[tokio::test]
+async fn master_that_is_replaced_confirms_nothing() {
+    let node = confirming(&["-UNBLOCKED force unblock from blocking operation", ":1"]).await;
+    let cluster = cluster_of(&node).await;
+    let replaced = cluster.confirm(&node.address, slot()).await;
+    assert_eq!(replaced, Confirmation::Unsure);
+    let again = cluster.confirm(&node.address, slot()).await;
+    assert_eq!(again, Confirmation::Replicated, "over a new connection");
+    let moved = FakeNode::start(|words, _| match words[0].as_str() {
+        "SET" => error("MOVED 7 127.0.0.1:1"),
+        "WAIT" => Reply::Say(":1\r\n".to_owned()),
+        _ => ok(),
+    })
+    .await;
+    let cluster = cluster_of(&moved).await;
+    let gone = cluster.confirm(&moved.address, slot()).await;
+    assert_eq!(gone, Confirmation::Unsure);
+}
+
+#[tokio::test]
+async fn slot_that_moves_away_is_confirmed_by_another_slot() {
+    let moving = key(slot());
+    let node = FakeNode::start(move |words, _| match words[0].as_str() {
+        "SET" if words[1] == moving => error("ASK 7 127.0.0.1:1"),
+        "WAIT" => Reply::Say(":1\r\n".to_owned()),
+        _ => ok(),
+    })
+    .await;
+    let cluster = cluster_of(&node).await;
+    let confirmation = cluster.confirm(&node.address, slot()).await;
+    assert_eq!(confirmation, Confirmation::Replicated);
+}
+
+fn key(slot: Slot) -> String {
+    slotcast_proto::schema::key::confirmed(slot)
+}
