@@ -98,6 +98,33 @@ test('a gateway told to stop sheds its sockets, is not ready meanwhile and ends 
   await draining.start();
 });
 
+test('a full Redis refuses messages clearly, and what was marked as read is stored when there is room again', async () => {
+  const users = [await rest.user('앨리스'), await rest.user('보비')];
+  const room = (await rest.room(users[0]))._id;
+  const [a, b] = [await chatter(stack.gateways[0].url, users[0]), await chatter(stack.gateways[1].url, users[1])];
+  for (const one of [a, b]) await one.join(room);
+  const { messageId } = await a.say(room, 'to be marked');
+  await b.hears('to be marked');
+  const port = await stack.redis.ownerOf(parseInt(room.slice(0, 4), 16));
+
+  await stack.redis.ask(port, 'CONFIG', 'SET', 'maxmemory', '1mb');
+  b.emit('markMessagesAsRead', { messageIds: [messageId] });
+  const message = { room, type: 'text', content: 'too much', clientMessageId: 'too-much' };
+  const refused = await a.ask('chatMessage', message);
+  assert.equal(refused.ok, false);
+  assert.equal(refused.code, 'MESSAGE_ERROR');
+  assert.match(refused.message, /저장 공간/);
+  assert.ok(!('retryAfter' in refused), JSON.stringify(refused));
+  assert.deepEqual(await a.take('error'), { code: refused.code, message: refused.message });
+  await eventually('the marks to be refused', () => stack.gateways[1].tail().includes('cannot store read marks'));
+  await stack.redis.ask(port, 'CONFIG', 'SET', 'maxmemory', '0');
+
+  assert.equal((await a.ask('chatMessage', message)).ok, true);
+  await b.hears('too much');
+  await a.take('messagesRead', (read) => read.userId === users[1].id && read.messageIds.includes(messageId));
+  b.none('error');
+});
+
 test('a killed Redis master costs no accepted message and repeats none', async () => {
   const MESSAGES = 400;
   const users = [await rest.user('앨리스'), await rest.user('보비')];
