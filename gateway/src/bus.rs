@@ -10,6 +10,8 @@
 //! decides, this file does what it says. Whenever a channel comes back to life, the log of its rooms
 //! is read from the last message seen, since sharded pub/sub delivers at most once.
 
+#[cfg(test)]
+mod against_redis;
 mod answers;
 mod link;
 mod placement;

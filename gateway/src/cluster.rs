@@ -42,6 +42,8 @@ use tracing::{info, warn};
 use self::{confirm::Confirmer, node::Node};
 use crate::{config::RedisUrl, metrics::StoreMetrics};
 
+#[cfg(test)]
+pub(crate) use self::topology::Group;
 pub(crate) use self::{
     confirm::Confirmation,
     subject::Subject,

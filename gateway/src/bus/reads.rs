@@ -11,7 +11,7 @@ use crate::cluster::Address;
 
 /// Rooms read at once from one master. The loss of a node puts thousands in doubt together, and the
 /// one that took over has more to do than to answer them all at once.
-pub(crate) const READS_MAX: usize = 64;
+pub(super) const READS_MAX: usize = 64;
 
 /// Turns for reading rooms, apart for each master: one that does not answer keeps only its own rooms
 /// waiting. First come, first served.
