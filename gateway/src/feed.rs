@@ -50,23 +50,23 @@ pub(crate) struct Part {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Reach {
     pub(crate) place: Place,
+    /// The place before; whoever has not got there yet misses something.
+    pub(crate) previous: StreamPosition,
     pub(crate) cursor: Cursor,
 }
 
 impl Place {
     /// Whether who has got this far has it.
     pub(crate) fn is_within(self, cursor: Cursor) -> bool {
-        match self {
-            Self::Message(position) => position <= cursor.message,
-            Self::Change(id) => id <= cursor.change,
-        }
+        let (Self::Message(position) | Self::Change(position)) = self;
+        position <= self.newest_in(cursor)
     }
 
-    /// Whether who has got this far has everything before it.
-    pub(crate) fn follows(self, previous: StreamPosition, cursor: Cursor) -> bool {
+    /// What who has got this far has of its kind.
+    pub(crate) const fn newest_in(self, cursor: Cursor) -> StreamPosition {
         match self {
-            Self::Message(_) => previous == cursor.message,
-            Self::Change(_) => previous == cursor.change,
+            Self::Message(_) => cursor.message,
+            Self::Change(_) => cursor.change,
         }
     }
 
@@ -76,6 +76,14 @@ impl Place {
             Self::Message(message) => Cursor { message, ..cursor },
             Self::Change(change) => Cursor { change, ..cursor },
         }
+    }
+}
+
+impl Reach {
+    /// Whether it is the next for who has got this far: news, and nothing is missing before it.
+    pub(crate) fn is_next(self, cursor: Cursor) -> bool {
+        let newest = self.place.newest_in(cursor);
+        !self.place.is_within(cursor) && self.previous <= newest
     }
 }
 
@@ -162,8 +170,9 @@ impl Item {
     pub(crate) fn part(&self, room: RoomId, cursor: Cursor) -> Part {
         let mut frames = Vec::new();
         let mut last_frame = 0;
-        let reach = self.place.map(|(place, _)| Reach {
+        let reach = self.place.map(|(place, previous)| Reach {
             place,
+            previous,
             cursor: place.advance(cursor),
         });
         for (at, packet) in self.packets.iter().enumerate() {

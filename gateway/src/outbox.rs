@@ -282,7 +282,7 @@ impl Outbox {
         let [(only, cursor)] = self.offset.as_mut_slice() else {
             return false;
         };
-        let is_next = !first.place.is_within(*cursor) && first.cursor.max(*cursor) == first.cursor;
+        let is_next = first.is_next(*cursor) && first.cursor.max(*cursor) == first.cursor;
         if *only != room || !is_next {
             return false;
         }
@@ -298,8 +298,8 @@ impl Outbox {
                 continue;
             };
             if let Some(cursor) = self.cursor_mut(room) {
-                if reach.place.is_within(*cursor) {
-                    continue;
+                if !reach.is_next(*cursor) {
+                    continue; // had, or comes again behind what the room reads from its log
                 }
                 *cursor = cursor.max(reach.cursor);
             }
@@ -695,6 +695,24 @@ mod tests {
             .map(|event| event.0)
             .collect();
         assert_eq!(payloads, ["5", "6", "7", "8"]);
+    }
+
+    #[test]
+    fn what_has_a_gap_before_it_waits_for_the_log() {
+        let (mut socket, mut outbox) = (wide(), outbox(1000));
+        outbox.hold(room(1));
+        let later = parts(room(1), cursor(6, 0), cursor(8, 0));
+        deliver(&mut outbox, &mut socket, room(1), &later[..1]);
+        release(&mut outbox, &mut socket, room(1), opening(cursor(5, 0)));
+        deliver(&mut outbox, &mut socket, room(1), &later[1..]);
+        assert_eq!(events(&mut socket).len(), 1, "the answer");
+        let read = parts(room(1), cursor(5, 0), cursor(8, 0));
+        deliver(&mut outbox, &mut socket, room(1), &read);
+        let payloads: Vec<_> = events(&mut socket)
+            .into_iter()
+            .map(|event| event.0)
+            .collect();
+        assert_eq!(payloads, ["6", "7", "8"]);
     }
 
     #[test]

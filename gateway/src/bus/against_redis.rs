@@ -4,9 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use redis::{Cmd, FromRedisValue, Value, cmd};
 use slotcast_proto::{
-    id::{RoomId, StreamPosition},
+    id::RoomId,
     schema::{key, key::Channel, record::message_body},
     slot::{Shards, Slot},
+    wire::offset::Cursor,
 };
 use tokio::{
     io::AsyncReadExt,
@@ -155,7 +156,8 @@ impl Member {
         let connection = Arc::new(Connection::new(&app.sockets, accepted.unwrap().0, who));
         let live = app.hub.enter(room, &connection, || app.subscribe(room));
         live.wait().await.unwrap();
-        app.hub.start(room, StreamPosition::default());
+        connection.note_cursor(room, Cursor::default());
+        app.hub.start(room, Cursor::default());
         let (tell, heard) = watch::channel(Vec::new());
         tokio::spawn(listen(client.unwrap(), tell));
         Self { heard }
@@ -250,7 +252,7 @@ async fn append(app: &App, room: RoomId, number: usize) {
 static TURN: Semaphore = Semaphore::const_new(1);
 
 struct TestCluster {
-    cluster: Cluster,
+    cluster: Arc<Cluster>,
     /// As it was before the test, with every node.
     map: Arc<Topology>,
     _turn: SemaphorePermit<'static>,
@@ -259,7 +261,7 @@ struct TestCluster {
 impl TestCluster {
     async fn connect() -> Self {
         let config = config::tests::config(&[("SLOTCAST_REDIS_URLS", &redis_urls())]).unwrap();
-        let cluster = Cluster::new(&config.redis_urls, Default::default()).unwrap();
+        let cluster = Arc::new(Cluster::new(&config.redis_urls, Default::default()).unwrap());
         let turn = TURN.acquire().await.unwrap();
         cluster.connect().await.unwrap();
         // A node's map leaves out replicas that it has not heard of for long enough.
@@ -375,7 +377,7 @@ impl TestCluster {
 
     async fn forget(&self, room: RoomId) {
         let delete = cmd("DEL").arg(key::log(room)).to_owned();
-        let deleted = self.cluster.call(room.slot(), |_| delete.clone()).await;
+        let deleted = self.cluster.call(room, |_| delete.clone()).await;
         deleted.unwrap();
     }
 }

@@ -208,7 +208,7 @@ impl Room {
                 if place.is_within(cursor) {
                     continue;
                 }
-                if !place.follows(previous, cursor) {
+                if place.newest_in(cursor) != previous {
                     self.queue.push_front(item);
                     break;
                 }
