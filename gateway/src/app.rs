@@ -12,7 +12,7 @@ use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
 use crate::{
     bus::{self, Bus, Reads, Receiver, Subscription},
-    cluster::{Cluster, StoreError},
+    cluster::{Cluster, StoreError, beat},
     config::Config,
     hub::Hub,
     lease::Lease,
@@ -113,6 +113,7 @@ impl App {
             Arc::new(Receiver::new(Arc::clone(self))),
             self.config.subscribe_to,
         ));
+        tokio::spawn(beat::run(Arc::clone(&self.cluster)));
         let app = Arc::clone(self);
         tokio::spawn(async move { app.marks.run(&app).await });
         let app = Arc::clone(self);

@@ -12,6 +12,7 @@
 //! master it may, and what it writes there is discarded; a call that would tell rooms of it carries
 //! the time at which it is given up ([`Attempt::not_after_ms`]).
 
+pub(crate) mod beat;
 mod confirm;
 #[cfg(test)]
 mod fake;

@@ -43,6 +43,11 @@ fn new_room(key: &str) -> RoomId {
     RoomId::new(Slot::of_key(key.as_bytes()), fastrand::u32(..))
 }
 
+/// Waits until the master of the slot answers: after a second without a call it asks to try again.
+async fn wake(store: &Store, key: &str) {
+    append(store, new_room(key), 0).await.unwrap();
+}
+
 async fn append(store: &Store, room: RoomId, number: usize) -> Result<Appended, StoreError> {
     let draft = Draft {
         room,
@@ -100,6 +105,7 @@ async fn master_that_hangs_for_a_moment_stores_nothing_twice() {
         .collect();
     assert_eq!(accepted.len(), IN_FLIGHT);
     assert!(metrics.retries_for("timeout") > 0, "they were in flight");
+    assert!(metrics.retries_for("try_again") > 0, "it noticed");
     append(&store, room, IN_FLIGHT + 1).await.unwrap();
     let log = store
         .missed(room, Cursor::default(), usize::MAX)
@@ -129,6 +135,7 @@ async fn message_that_nobody_waits_for_is_not_stored() {
         .unwrap()
         .master
         .clone();
+    wake(&store, "late").await;
     let late = cluster.call_node(&master, &append).await;
     assert_eq!(late.unwrap_err().code(), Some("LATE"));
     let log = store.missed(room, Cursor::default(), usize::MAX);
@@ -141,6 +148,14 @@ async fn message_that_a_replica_has_is_appended_once() {
     let cluster = connect_with(metrics.clone()).await;
     let store = store_on(&cluster, Durability::Replica);
     let room = new_room("replica");
+    // A node that ran no function for a second first asks to try again.
+    append(
+        &store_on(&cluster, Durability::Master),
+        new_room("replica"),
+        0,
+    )
+    .await
+    .unwrap();
     let appends = (0..IN_FLIGHT).map(|number| append(&store, room, number));
     let appended = join_all(appends).await;
     assert!(appended.iter().all(Result::is_ok));

@@ -30,6 +30,28 @@ local function now_ms()
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
+-- A master that hung and was replaced wakes up before it hears of it, and would take what waits in its
+-- sockets. Every gateway calls `beat` on every node a few times a second, so a node that has run no
+-- function for a second has stood still: for a moment it asks callers to try again, and the cluster
+-- tells it what has become of its slots.
+local STALL_MS = 1000
+local WARY_MS = 500
+local seen_ms, wary_until = nil, 0
+
+local function is_awake()
+  local now = now_ms()
+  if seen_ms and now - seen_ms > STALL_MS then wary_until = now + WARY_MS end
+  seen_ms = now
+  return now >= wary_until
+end
+
+local function awake(callback)
+  return function(keys, args)
+    if not is_awake() then return redis.error_reply('TRYAGAIN this node stood still') end
+    return callback(keys, args)
+  end
+end
+
 local function integer(number)
   return string.format('%.0f', number)
 end
@@ -751,36 +773,46 @@ local function renew_lease(keys, args)
   return {'ok', dead or ''}
 end
 
+-- KEYS - | read only, for replicas as well
+-- -> {'ok'}
+local function beat()
+  is_awake()
+  return {'ok'}
+end
+
 -- ------------------------------------------------------------------------------ registration
 
-redis.register_function('append_message_' .. VERSION, append_message)
+redis.register_function('append_message_' .. VERSION, awake(append_message))
 redis.register_function('create_room_' .. VERSION, create_room)
 redis.register_function('admit_' .. VERSION, admit)
-redis.register_function('join_' .. VERSION, join)
-redis.register_function('restore_' .. VERSION, restore)
-redis.register_function('leave_' .. VERSION, leave)
-redis.register_function('update_member_' .. VERSION, update_member)
+redis.register_function('join_' .. VERSION, awake(join))
+redis.register_function('restore_' .. VERSION, awake(restore))
+redis.register_function('leave_' .. VERSION, awake(leave))
+redis.register_function('update_member_' .. VERSION, awake(update_member))
 redis.register_function('history_' .. VERSION, history)
-redis.register_function('mark_read_' .. VERSION, mark_read)
-redis.register_function('react_' .. VERSION, react)
-redis.register_function('share_file_' .. VERSION, share_file)
+redis.register_function('mark_read_' .. VERSION, awake(mark_read))
+redis.register_function('react_' .. VERSION, awake(react))
+redis.register_function('share_file_' .. VERSION, awake(share_file))
 redis.register_function('set_profile_image_' .. VERSION, set_profile_image)
 redis.register_function('replace_session_' .. VERSION, replace_session)
 redis.register_function('end_session_' .. VERSION, end_session)
-redis.register_function('touch_session_' .. VERSION, touch_session)
-redis.register_function('connect_' .. VERSION, connect)
-redis.register_function('hold_connection_' .. VERSION, hold_connection)
+redis.register_function('touch_session_' .. VERSION, awake(touch_session))
+redis.register_function('connect_' .. VERSION, awake(connect))
+redis.register_function('hold_connection_' .. VERSION, awake(hold_connection))
 redis.register_function('forget_connection_' .. VERSION, forget_connection)
-redis.register_function('renew_lease_' .. VERSION, renew_lease)
+redis.register_function('renew_lease_' .. VERSION, awake(renew_lease))
 redis.register_function{
   function_name = 'describe_room_' .. VERSION, callback = describe_room, flags = {'no-writes'},
 }
 redis.register_function{
-  function_name = 'read_log_' .. VERSION, callback = read_log, flags = {'no-writes'},
+  function_name = 'read_log_' .. VERSION, callback = awake(read_log), flags = {'no-writes'},
 }
 redis.register_function{
-  function_name = 'read_changes_' .. VERSION, callback = read_changes, flags = {'no-writes'},
+  function_name = 'read_changes_' .. VERSION, callback = awake(read_changes), flags = {'no-writes'},
 }
 redis.register_function{
   function_name = 'look_back_' .. VERSION, callback = look_back, flags = {'no-writes'},
+}
+redis.register_function{
+  function_name = 'beat_' .. VERSION, callback = beat, flags = {'no-writes'},
 }

@@ -108,6 +108,8 @@ functions! {
     HoldConnection = "hold_connection";
     /// Forgets a connection, unless another goes on under its private id.
     ForgetConnection = "forget_connection";
+    /// Tells a node that it is running; without keys, read only, for every node (`FCALL_RO`).
+    Beat = "beat";
     /// Renews a gateway's lease and hands out a dead gateway to reap.
     RenewLease = "renew_lease";
 }
