@@ -1,5 +1,6 @@
 //! Plays the users and counts. Speaks only what `proto` says; links neither server.
 
+mod chaos;
 mod idle;
 mod process;
 mod report;
@@ -19,6 +20,8 @@ struct Options {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Proof of delivery: real processes under load, faults from a seed, and the clients' own records.
+    Chaos(chaos::Options),
     /// Memory of one gateway that holds connections which joined a room and are idle.
     Idle(idle::Options),
     /// Memory of one backend through which forms with files stream.
@@ -32,6 +35,7 @@ fn main() -> anyhow::Result<()> {
         .enable_all()
         .build()?;
     match options.command {
+        Command::Chaos(options) => runtime.block_on(chaos::run(options)),
         Command::Idle(options) => runtime.block_on(idle::run(options)),
         Command::Uploads(options) => runtime.block_on(uploads::run(options)),
     }

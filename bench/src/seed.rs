@@ -16,6 +16,7 @@ use slotcast_proto::{
 /// A user who is logged in.
 #[derive(Clone, Debug)]
 pub(crate) struct Login {
+    pub(crate) user: UserId,
     pub(crate) token: String,
     pub(crate) session: SessionId,
 }
@@ -71,12 +72,17 @@ impl Seeder {
             .exec_async(&mut self.redis)
             .await?;
         let token = self.key.sign(&email, user, session, self.now_ms / 1000)?;
-        Ok(Login { token, session })
+        Ok(Login {
+            user,
+            token,
+            session,
+        })
     }
 
-    /// A new open room.
+    /// A new open room; the shards take turns.
     pub(crate) async fn room(&mut self, number: usize) -> Result<RoomId> {
-        let room = RoomId::new(self.shards.pick(fastrand::u32(..)), fastrand::u32(..));
+        let shard = self.shards.pick(u32::try_from(number)?);
+        let room = RoomId::new(shard, fastrand::u32(..));
         let id = room.to_string();
         let creator = User {
             id: &id,

@@ -43,7 +43,7 @@ impl Socket {
 
     /// Authenticates.
     pub(crate) async fn connect(&mut self, login: &Login) -> Result<()> {
-        let Login { token, session } = login;
+        let Login { token, session, .. } = login;
         self.send(format!(
             r#"40{{"token":"{token}","sessionId":"{session}"}}"#
         ))

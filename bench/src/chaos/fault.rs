@@ -1,0 +1,206 @@
+//! What can go wrong, and making it so.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+use fastrand::Rng;
+use rustix::process::Signal;
+use slotcast_proto::slot::Slot;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep},
+};
+
+use super::{
+    client::Blow,
+    cluster::{Cluster, Node, Seen, ask},
+    gateway::Gateway,
+};
+
+/// A kind of fault. Each undoes itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub(crate) enum Fault {
+    /// A master is killed; it comes back as a replica.
+    KillMaster,
+    /// A master hangs until another has taken over, and goes on with what it knew.
+    HangMaster,
+    /// A master hangs for less than the cluster notices.
+    ShortHang,
+    /// A replica is killed and comes back.
+    KillReplica,
+    /// A replica hangs for a while.
+    HangReplica,
+    /// A replica takes over from its master by hand.
+    Failover,
+    /// A gateway is killed and comes back.
+    KillGateway,
+    /// A gateway hangs for longer than its lease.
+    HangGateway,
+    /// A gateway is told to stop, and started again.
+    DrainGateway,
+    /// Sockets of clients are reset.
+    CutClients,
+    /// Sockets of clients end without anyone being told.
+    HalfOpen,
+}
+
+impl Fault {
+    /// The name on the command line.
+    pub(crate) fn name(self) -> String {
+        self.to_possible_value()
+            .map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+}
+
+/// Something that was done.
+#[derive(Clone, Debug)]
+pub(crate) struct Injection {
+    pub(crate) what: String,
+    /// From the start of the run.
+    pub(crate) begun: Duration,
+    pub(crate) ended: Duration,
+}
+
+/// What faults happen to.
+pub(crate) struct Ground {
+    pub(crate) cluster: Arc<Cluster>,
+    pub(crate) gateways: Arc<Vec<Gateway>>,
+    pub(crate) blows: Arc<Vec<mpsc::Sender<Blow>>>,
+    /// Slots in which rooms of the run lie.
+    pub(crate) slots: Vec<Slot>,
+    /// How long a gateway may be silent, in seconds.
+    pub(crate) lease_seconds: u64,
+    pub(crate) begun: Instant,
+    pub(crate) rng: Rng,
+}
+
+/// Share of the clients that one blow hits, in percent.
+const HIT_PERCENT: std::ops::RangeInclusive<usize> = 10..=40;
+
+impl Ground {
+    /// Does it, undoes it, and says what it was.
+    pub(crate) async fn inject(&mut self, fault: Fault) -> Result<Injection> {
+        let begun = self.begun.elapsed();
+        let target = self.strike(fault).await.with_context(|| fault.name())?;
+        Ok(Injection {
+            what: format!("{} {target}", fault.name()),
+            begun,
+            ended: self.begun.elapsed(),
+        })
+    }
+
+    async fn strike(&mut self, fault: Fault) -> Result<String> {
+        match fault {
+            Fault::KillMaster
+            | Fault::KillReplica
+            | Fault::HangMaster
+            | Fault::ShortHang
+            | Fault::HangReplica
+            | Fault::Failover => {
+                let is_master = matches!(
+                    fault,
+                    Fault::KillMaster | Fault::HangMaster | Fault::ShortHang
+                );
+                let node = self.node(is_master).await?;
+                self.strike_node(fault, &node).await?;
+                self.cluster.heal().await?;
+                Ok(format!("node {}", node.port))
+            }
+            Fault::KillGateway | Fault::HangGateway | Fault::DrainGateway => {
+                let gateways = Arc::clone(&self.gateways);
+                let gateway = self.rng.choice(gateways.iter()).context("no gateway")?;
+                self.strike_gateway(fault, gateway).await?;
+                Ok(gateway.name.clone())
+            }
+            Fault::CutClients => Ok(self.strike_clients(|_| Blow::Cut)),
+            Fault::HalfOpen => Ok(self.strike_clients(|rng| match rng.bool() {
+                true => Blow::Vanish,
+                false => Blow::Move,
+            })),
+        }
+    }
+
+    async fn strike_node(&mut self, fault: Fault, node: &Node) -> Result<()> {
+        let cluster = Arc::clone(&self.cluster);
+        if fault == Fault::Failover {
+            let () = ask(node.port, &["CLUSTER", "FAILOVER"]).await?;
+            return cluster.await_master(node).await;
+        }
+        if matches!(fault, Fault::KillMaster | Fault::KillReplica) {
+            cluster.kill(node)?;
+            if fault == Fault::KillMaster {
+                cluster.await_failover(node).await?;
+            }
+            sleep(self.between(200, 1500)).await;
+            return cluster.restart(node).await;
+        }
+        cluster.signal(node, Signal::STOP)?;
+        let outcome = if fault == Fault::HangMaster {
+            cluster.await_failover(node).await
+        } else {
+            let longest = if fault == Fault::HangReplica {
+                4000
+            } else {
+                1500
+            };
+            sleep(self.between(300, longest)).await;
+            Ok(())
+        };
+        cluster.signal(node, Signal::CONT)?;
+        outcome
+    }
+
+    async fn strike_gateway(&mut self, fault: Fault, gateway: &Gateway) -> Result<()> {
+        if fault == Fault::HangGateway {
+            gateway.signal(Signal::STOP)?;
+            sleep(Duration::from_secs(self.lease_seconds) + self.between(500, 2000)).await;
+            return gateway.signal(Signal::CONT);
+        }
+        if fault == Fault::DrainGateway {
+            gateway.signal(Signal::TERM)?;
+            gateway.ended().await?;
+        } else {
+            gateway.kill()?;
+            sleep(self.between(500, 3000)).await;
+        }
+        gateway.start().await
+    }
+
+    fn strike_clients(&mut self, blow: impl Fn(&mut Rng) -> Blow) -> String {
+        let percent = self.rng.usize(HIT_PERCENT);
+        let mut hit = 0;
+        for client in self.blows.iter() {
+            if self.rng.usize(..100) < percent {
+                // A client that has not noticed the last ones yet is hit enough.
+                hit += usize::from(client.try_send(blow(&mut self.rng)).is_ok());
+            }
+        }
+        format!("{hit} clients")
+    }
+
+    /// A master whose slots hold rooms, or a replica of one.
+    async fn node(&mut self, is_master: bool) -> Result<Node> {
+        let view = self.cluster.view_without(None).await?;
+        let holds_rooms = |seen: &Seen| self.slots.iter().any(|slot| seen.owns(*slot));
+        let masters: Vec<_> = view.iter().filter(|seen| holds_rooms(seen)).collect();
+        let follows = |seen: &Seen| {
+            let master = seen.master.as_ref();
+            masters.iter().any(|other| Some(&other.node.id) == master)
+        };
+        let mut nodes: Vec<_> = match is_master {
+            true => masters.iter().map(|seen| seen.node.clone()).collect(),
+            false => {
+                let replicas = view.iter().filter(|seen| follows(seen));
+                replicas.map(|seen| seen.node.clone()).collect()
+            }
+        };
+        nodes.sort_by_key(|node| node.port);
+        let node = self.rng.choice(nodes.iter());
+        Ok(node.context("no such node")?.clone())
+    }
+
+    fn between(&mut self, least_ms: u64, most_ms: u64) -> Duration {
+        Duration::from_millis(self.rng.u64(least_ms..=most_ms))
+    }
+}
