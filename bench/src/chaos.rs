@@ -6,6 +6,7 @@ mod cluster;
 mod connection;
 mod fault;
 mod gateway;
+mod migration;
 mod place;
 mod plan;
 mod record;

@@ -378,7 +378,10 @@ impl Client {
                 }
                 Some(blow) = self.blows.recv() => match blow {
                     Blow::Cut => return Ok(End::Lost),
-                    Blow::Vanish => visit.is_dark = true,
+                    Blow::Vanish => {
+                        visit.is_dark = true;
+                        self.lose();
+                    }
                     Blow::Move => return Ok(End::LeftBehind),
                 },
             }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use redis::{FromRedisValue, aio::MultiplexedConnection};
+use redis::{AsyncConnectionConfig, FromRedisValue, aio::MultiplexedConnection};
 use rustix::process::{Pid, Signal, kill_process};
 use slotcast_proto::slot::Slot;
 use tokio::time::timeout;
@@ -291,8 +291,21 @@ pub(crate) async fn connection(port: u16) -> Result<MultiplexedConnection> {
 
 /// One command on a connection of its own.
 pub(crate) async fn ask<T: FromRedisValue>(port: u16, command: &[&str]) -> Result<T> {
-    let mut connection = connection(port).await?;
+    ask_within(ANSWER_TIMEOUT, port, command).await
+}
+
+/// One command that may take its time.
+pub(crate) async fn ask_slow<T: FromRedisValue>(port: u16, command: &[&str]) -> Result<T> {
+    ask_within(10 * ANSWER_TIMEOUT, port, command).await
+}
+
+async fn ask_within<T: FromRedisValue>(within: Duration, port: u16, command: &[&str]) -> Result<T> {
+    let client = redis::Client::open(url(port))?;
+    // Its own default would end a slow answer early.
+    let config = AsyncConnectionConfig::new().set_response_timeout(Some(within));
+    let connection = client.get_multiplexed_async_connection_with_config(&config);
+    let mut connection = timeout(ANSWER_TIMEOUT, connection).await??;
     let mut wanted = redis::Cmd::new();
     wanted.arg(command);
-    Ok(timeout(ANSWER_TIMEOUT, wanted.query_async(&mut connection)).await??)
+    Ok(timeout(within, wanted.query_async(&mut connection)).await??)
 }

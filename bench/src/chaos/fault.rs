@@ -16,11 +16,14 @@ use super::{
     client::Blow,
     cluster::{Cluster, Node, Seen, ask},
     gateway::Gateway,
+    migration::move_slot,
 };
 
 /// A kind of fault. Each undoes itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub(crate) enum Fault {
+    /// None: the load alone.
+    Calm,
     /// A master is killed; it comes back as a replica.
     KillMaster,
     /// A master hangs until another has taken over, and goes on with what it knew.
@@ -33,6 +36,8 @@ pub(crate) enum Fault {
     HangReplica,
     /// A replica takes over from its master by hand.
     Failover,
+    /// A slot with rooms moves to another master, key by key.
+    MoveSlot,
     /// A gateway is killed and comes back.
     KillGateway,
     /// A gateway hangs for longer than its lease.
@@ -43,6 +48,8 @@ pub(crate) enum Fault {
     CutClients,
     /// Sockets of clients end without anyone being told.
     HalfOpen,
+    /// All of these, drawn in turn.
+    Mix,
 }
 
 impl Fault {
@@ -81,6 +88,11 @@ const HIT_PERCENT: std::ops::RangeInclusive<usize> = 10..=40;
 impl Ground {
     /// Does it, undoes it, and says what it was.
     pub(crate) async fn inject(&mut self, fault: Fault) -> Result<Injection> {
+        let fault = if fault == Fault::Mix {
+            self.draw()?
+        } else {
+            fault
+        };
         let begun = self.begun.elapsed();
         let target = self.strike(fault).await.with_context(|| fault.name())?;
         Ok(Injection {
@@ -90,8 +102,24 @@ impl Ground {
         })
     }
 
+    fn draw(&mut self) -> Result<Fault> {
+        let real = |fault: &&Fault| !matches!(fault, Fault::Calm | Fault::Mix);
+        let faults: Vec<_> = Fault::value_variants().iter().filter(real).collect();
+        Ok(**self.rng.choice(faults.iter()).context("no fault")?)
+    }
+
     async fn strike(&mut self, fault: Fault) -> Result<String> {
         match fault {
+            Fault::Calm | Fault::Mix => {
+                sleep(self.between(500, 1000)).await;
+                Ok(String::new())
+            }
+            Fault::MoveSlot => {
+                let slot = self.rng.choice(self.slots.iter()).context("no slot")?;
+                let moved = move_slot(&self.cluster, *slot, &mut self.rng).await?;
+                self.cluster.heal().await?;
+                Ok(moved)
+            }
             Fault::KillMaster
             | Fault::KillReplica
             | Fault::HangMaster

@@ -275,13 +275,23 @@ impl View<'_> {
     }
 
     fn judge_gaps(&self, verdict: &mut Verdict) {
-        let Self { client, number, .. } = self;
-        let missing = |entry: &&Entry| !self.record.knows(entry.id);
-        for Entry { id, key, .. } in self.due().iter().filter(missing) {
+        let Self {
+            client,
+            number,
+            record,
+            ..
+        } = self;
+        let missing = |entry: &&Entry| !record.knows(entry.id);
+        for Entry { id, key, timestamp } in self.due().iter().filter(missing) {
             let key = key.map_or_else(|| "a system message".to_owned(), |key| key.to_string());
-            verdict
-                .lost
-                .add(|| format!("client {client} never got {id} ({key}) of room {number}"));
+            let later = record.shown.iter().find(|seen| seen.timestamp > *timestamp);
+            let later = later.map_or(f64::NAN, |seen| seen.at.as_secs_f64());
+            verdict.lost.add(|| {
+                format!(
+                    "client {client} never got {id} ({key}) of room {number}, but the next at {later:.2} s; it entered with {:?}",
+                    record.baseline
+                )
+            });
         }
     }
 
