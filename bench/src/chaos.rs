@@ -9,6 +9,7 @@ mod gateway;
 mod migration;
 mod place;
 mod plan;
+mod proxy;
 mod record;
 mod table;
 mod timing;
@@ -64,6 +65,9 @@ pub(crate) struct Options {
     /// Clients that read 1 KiB a second, as a share: `10%`.
     #[arg(long, default_value = "0%")]
     slow_readers: Percent,
+    /// Seconds between two resets of each client's socket, besides the faults.
+    #[arg(long)]
+    cut_every: Option<u64>,
     /// Seconds under load and faults.
     #[arg(long, default_value_t = 20)]
     seconds: u64,
@@ -197,16 +201,20 @@ async fn run_all(options: &Options) -> Result<()> {
     let gateways = u16::try_from(options.gateways)?;
     let port = match options.port {
         Some(port) => port,
-        None => free_ports(nodes + 2 * gateways)?,
+        None => free_ports(2 * nodes + 2 * gateways)?,
     };
     let dir = folder.0.join("redis");
     let Options {
         masters, replicas, ..
     } = *options;
-    let cluster = Cluster::start(&options.cluster_program, dir, port, masters, replicas).await?;
+    let mut cluster =
+        Cluster::start(&options.cluster_program, dir, port, masters, replicas).await?;
+    if options.faults().into_iter().any(Fault::needs_proxies) {
+        cluster.hide_behind_proxies(port + nodes).await?;
+    }
     let cluster = Arc::new(cluster);
     let place = Place {
-        port: port + nodes,
+        port: port + 2 * nodes,
         logs: &folder.0,
     };
     let mut rows = Vec::new();

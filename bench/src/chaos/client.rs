@@ -31,8 +31,16 @@ pub(crate) enum Phase {
     Enter,
     /// Clients send.
     Send,
+    /// The same, and slow readers come in.
+    Crowd,
     /// What was sent is settled; nothing new is sent.
     Settle,
+}
+
+impl Phase {
+    const fn is_sending(self) -> bool {
+        matches!(self, Self::Send | Self::Crowd)
+    }
 }
 
 /// What happens to a client from outside.
@@ -57,6 +65,8 @@ pub(crate) struct World {
     pub(crate) ack_timeout: Duration,
     /// Between an answer and the next send.
     pub(crate) pause: Duration,
+    /// Between two resets of a client's own socket.
+    pub(crate) cut_every: Option<Duration>,
 }
 
 impl World {
@@ -109,6 +119,7 @@ pub(crate) struct Client {
     lost_at: Option<Duration>,
     /// Sockets that were left without a word.
     left_behind: Vec<Connection>,
+    cut_at: Option<Duration>,
     react_at: Duration,
     mark_at: Duration,
     marked: BTreeMap<RoomId, u64>,
@@ -234,6 +245,7 @@ impl Client {
             send_after: Instant::now(),
             lost_at: None,
             left_behind: Vec::new(),
+            cut_at: None,
             react_at: Duration::ZERO,
             mark_at: Duration::ZERO,
             marked: BTreeMap::new(),
@@ -243,6 +255,11 @@ impl Client {
 
     /// Lives until the task is ended.
     pub(crate) async fn run(mut self) {
+        if self.plan.slow {
+            let mut phase = self.world.phase.clone();
+            // Fails only when the run is over.
+            let _ = phase.wait_for(|phase| *phase == Phase::Crowd).await;
+        }
         let mut pause = BACKOFF;
         loop {
             let gateway = self.rng.usize(..self.world.gateways.len());
@@ -372,6 +389,9 @@ impl Client {
                         let end = if visit.is_dark { End::LeftBehind } else { End::Lost };
                         return Ok(end);
                     }
+                    if self.is_cut_due() {
+                        return Ok(End::Lost);
+                    }
                     if !visit.is_dark {
                         self.act(connection, visit).await?;
                     }
@@ -386,6 +406,24 @@ impl Client {
                 },
             }
         }
+    }
+
+    /// The first cut falls anywhere in the interval, so that clients take turns.
+    fn is_cut_due(&mut self) -> bool {
+        let phase = *self.world.phase.borrow();
+        let Some(every) = self.world.cut_every.filter(|_| phase.is_sending()) else {
+            return false;
+        };
+        let now = self.world.now();
+        let rng = &mut self.rng;
+        let cut_at = self
+            .cut_at
+            .get_or_insert_with(|| now + every.mul_f64(rng.f64()));
+        let is_due = now >= *cut_at;
+        if is_due {
+            *cut_at = now + every;
+        }
+        is_due
     }
 
     async fn hear(
@@ -582,7 +620,7 @@ impl Client {
         let phase = *self.world.phase.borrow();
         if phase != Phase::Enter && self.record().is_ready {
             self.repeat(visit, now);
-            if phase == Phase::Send {
+            if phase.is_sending() {
                 self.send(visit, now);
                 self.react(visit);
                 self.mark(visit);

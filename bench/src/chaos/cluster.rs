@@ -15,7 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use slotcast_proto::slot::Slot;
 use tokio::time::timeout;
 
-use super::wait::until;
+use super::{proxy::Proxies, wait::until};
 
 /// A node that does not answer for so long is taken for dead.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
@@ -36,6 +36,9 @@ pub(crate) struct Cluster {
     dir: PathBuf,
     pub(crate) nodes: Vec<Node>,
     masters: usize,
+    /// Proxies through which clients reach the nodes, and the ports they have.
+    pub(crate) proxies: Option<Proxies>,
+    announced: HashMap<u16, u16>,
     /// Nodes that were started again, by port.
     restarted: Mutex<HashMap<u16, Child>>,
 }
@@ -79,6 +82,8 @@ impl Cluster {
             dir,
             nodes: Vec::new(),
             masters,
+            proxies: None,
+            announced: HashMap::new(),
             restarted: Mutex::default(),
         };
         let status = Command::new(script)
@@ -98,9 +103,45 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// URLs of all nodes.
+    /// Puts a proxy in front of every node, on `first` and the ports after it.
+    pub(crate) async fn hide_behind_proxies(&mut self, first: u16) -> Result<()> {
+        let ports: Vec<_> = self.nodes.iter().map(|node| node.port).collect();
+        self.announced = ports.iter().copied().zip(first..).collect();
+        self.proxies = Some(Proxies::start(first, ports.into_iter()).await?);
+        for node in &self.nodes {
+            self.announce(node).await?;
+        }
+        let within = Duration::from_secs(HEAL_SECONDS);
+        until("the announced ports", within, async || {
+            for node in &self.nodes {
+                let view: Result<String> = ask(node.port, &["CLUSTER", "NODES"]).await;
+                let view = view.unwrap_or_default();
+                let mut proxies = self.announced.values();
+                if !proxies.all(|proxy| view.contains(&format!(":{proxy}@"))) {
+                    return false;
+                }
+            }
+            true
+        })
+        .await
+    }
+
+    /// Has a node tell the port of its proxy, which it forgets when it ends.
+    async fn announce(&self, node: &Node) -> Result<()> {
+        let Some(proxy) = self.announced.get(&node.port) else {
+            return Ok(());
+        };
+        let setting = ["CONFIG", "SET", "cluster-announce-port", &proxy.to_string()];
+        ask(node.port, &setting).await
+    }
+
+    /// URLs of all nodes, as clients are to know them.
     pub(crate) fn urls(&self) -> Vec<String> {
-        self.nodes.iter().map(|node| url(node.port)).collect()
+        let ports = self.nodes.iter().map(|node| {
+            let proxy = self.announced.get(&node.port);
+            proxy.copied().unwrap_or(node.port)
+        });
+        ports.map(url).collect()
     }
 
     fn home(&self, node: &Node) -> PathBuf {

@@ -17,6 +17,7 @@ use super::{
     cluster::{Cluster, Node, Seen, ask},
     gateway::Gateway,
     migration::move_slot,
+    proxy::Link,
 };
 
 /// A kind of fault. Each undoes itself.
@@ -38,6 +39,10 @@ pub(crate) enum Fault {
     Failover,
     /// A slot with rooms moves to another master, key by key.
     MoveSlot,
+    /// The links of clients to a Redis node are slow for a while.
+    SlowLink,
+    /// The links of clients to a Redis node are reset and refused, or silent, for a while.
+    CutRedisLink,
     /// A gateway is killed and comes back.
     KillGateway,
     /// A gateway hangs for longer than its lease.
@@ -53,6 +58,11 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
+    /// Whether it needs proxies between the gateways and Redis.
+    pub(crate) const fn needs_proxies(self) -> bool {
+        matches!(self, Self::SlowLink | Self::CutRedisLink | Self::Mix)
+    }
+
     /// The name on the command line.
     pub(crate) fn name(self) -> String {
         self.to_possible_value()
@@ -135,6 +145,7 @@ impl Ground {
                 self.cluster.heal().await?;
                 Ok(format!("node {}", node.port))
             }
+            Fault::SlowLink | Fault::CutRedisLink => self.strike_link(fault).await,
             Fault::KillGateway | Fault::HangGateway | Fault::DrainGateway => {
                 let gateways = Arc::clone(&self.gateways);
                 let gateway = self.rng.choice(gateways.iter()).context("no gateway")?;
@@ -177,6 +188,25 @@ impl Ground {
         };
         cluster.signal(node, Signal::CONT)?;
         outcome
+    }
+
+    async fn strike_link(&mut self, fault: Fault) -> Result<String> {
+        let is_master = self.rng.bool();
+        let node = self.node(is_master).await?;
+        let (link, longest) = if fault == Fault::SlowLink {
+            (Link::Slow(self.between(20, 300)), 4000)
+        } else if self.rng.bool() {
+            (Link::Silent, 4000)
+        } else {
+            (Link::Cut, 1000)
+        };
+        let cluster = Arc::clone(&self.cluster);
+        let proxies = cluster.proxies.as_ref().context("no proxies")?;
+        proxies.set(node.port, link)?;
+        sleep(self.between(100, longest)).await;
+        proxies.set(node.port, Link::Open)?;
+        self.cluster.heal().await?;
+        Ok(format!("node {}, {link:?}", node.port))
     }
 
     async fn strike_gateway(&mut self, fault: Fault, gateway: &Gateway) -> Result<()> {

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{
     fault::Fault,
-    timing::{Deliveries, percentile},
+    timing::{Deliveries, latencies, percentile},
     trial::Outcome,
 };
 
@@ -32,7 +32,14 @@ pub(crate) struct Row {
     resume_seconds: Spread,
     /// From the loss of a client's connection until its rooms were complete again, in seconds.
     back_seconds: Spread,
+    /// From a send to each delivery, in milliseconds: without slow readers, and with them.
+    delivery_ms: Spread,
+    crowded_delivery_ms: Option<Spread>,
     failures: Vec<Failure>,
+    #[serde(skip)]
+    deliveries: Vec<Duration>,
+    #[serde(skip)]
+    crowded: Vec<Duration>,
     #[serde(skip)]
     resumes: Vec<Duration>,
     #[serde(skip)]
@@ -77,7 +84,11 @@ impl Row {
             recovered: 0,
             resume_seconds: Spread::default(),
             back_seconds: Spread::default(),
+            delivery_ms: Spread::default(),
+            crowded_delivery_ms: None,
             failures: Vec::new(),
+            deliveries: Vec::new(),
+            crowded: Vec::new(),
             resumes: Vec::new(),
             absences: Vec::new(),
         }
@@ -105,6 +116,15 @@ impl Row {
             self.reloads += witness.record.reloads;
             self.recovered += witness.record.recovered;
             self.absences.extend(&witness.record.absences);
+        }
+        let crowded_from = outcome.crowded_from.unwrap_or(Duration::MAX);
+        let alone = latencies(&outcome.witnesses, Duration::ZERO..crowded_from);
+        self.deliveries.extend(alone);
+        self.delivery_ms = Spread::of(&mut self.deliveries).in_ms();
+        if outcome.crowded_from.is_some() {
+            let crowded = latencies(&outcome.witnesses, crowded_from..Duration::MAX);
+            self.crowded.extend(crowded);
+            self.crowded_delivery_ms = Some(Spread::of(&mut self.crowded).in_ms());
         }
         let deliveries = Deliveries::of(&outcome.witnesses);
         let moments = outcome.injections.iter().map(|injection| injection.begun);
@@ -155,6 +175,14 @@ fn name<S: serde::Serializer>(fault: &Fault, serializer: S) -> Result<S::Ok, S::
 }
 
 impl Spread {
+    fn in_ms(self) -> Self {
+        Self {
+            p50: self.p50 * 1000.0,
+            p99: self.p99 * 1000.0,
+            max: self.max * 1000.0,
+        }
+    }
+
     fn of(values: &mut [Duration]) -> Self {
         Self {
             p50: percentile(values, 50).as_secs_f64(),
@@ -186,6 +214,16 @@ pub(crate) fn print(rows: &[Row]) {
     );
     for row in rows {
         println!("{}", row.line());
+    }
+    for row in rows {
+        if let Some(crowded) = row.crowded_delivery_ms {
+            println!(
+                "{}: delivery p99 {:.1} ms without slow readers, {:.1} ms with them",
+                row.fault.name(),
+                row.delivery_ms.p99,
+                crowded.p99
+            );
+        }
     }
     for failure in rows.iter().flat_map(Row::failures) {
         println!("failed, seed {}: {}", failure.seed, failure.replay);

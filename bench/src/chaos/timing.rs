@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    ops::Range,
     time::Duration,
 };
 
@@ -50,6 +51,25 @@ impl Deliveries {
         // A room in which nothing was sent any more tells nothing.
         resumed.flatten().max()
     }
+}
+
+/// From each send between two moments to each live delivery to a complete client.
+pub(crate) fn latencies(witnesses: &[Witness], sent: Range<Duration>) -> Vec<Duration> {
+    let mut latencies = Vec::new();
+    for witness in witnesses.iter().filter(|witness| witness.is_complete) {
+        for seen in witness.record.rooms.iter().flat_map(|room| &room.shown) {
+            let sender = seen
+                .key
+                .and_then(|key| Some((witnesses.get(key.client)?, key.number)));
+            let first = sender.and_then(|(sender, number)| sender.record.sent.get(number));
+            if let Some(first) = first
+                && sent.contains(&first.at)
+            {
+                latencies.push(seen.at.saturating_sub(first.at));
+            }
+        }
+    }
+    latencies
 }
 
 /// The value that `percent` of the values do not exceed; zero of none.

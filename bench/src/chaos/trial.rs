@@ -52,6 +52,8 @@ pub(crate) struct Outcome {
     pub(crate) verdict: Verdict,
     pub(crate) injections: Vec<Injection>,
     pub(crate) witnesses: Vec<Witness>,
+    /// From when on slow readers were there, from the start of the run.
+    pub(crate) crowded_from: Option<Duration>,
     /// A gateway ended by itself, the cluster did not heal: whatever is no finding of the verdict.
     pub(crate) trouble: Vec<String>,
 }
@@ -166,10 +168,12 @@ pub(crate) async fn run(
     cluster.clear().await?;
     let stage = set(options, cluster, place, &mut rng).await?;
     let mut trouble = Vec::new();
-    let ready = async || stage.cast.iter().all(|part| lock(&part.record).is_ready);
+    let is_in = |part: &Part| !part.is_complete || lock(&part.record).is_ready;
+    let ready = async || stage.cast.iter().all(is_in);
     let entered = until("all clients to enter", ENTER_WITHIN, ready).await;
     entered.with_context(|| stage.absent())?;
     stage.phase.send_replace(Phase::Send);
+    let crowded_from = crowd(options, &stage).await;
     let mut injections = Vec::new();
     if let Err(error) = inject(options, &stage, fault, rng, &mut injections).await {
         trouble.push(format!("{error:#}"));
@@ -186,6 +190,7 @@ pub(crate) async fn run(
         verdict,
         injections,
         witnesses,
+        crowded_from,
         trouble,
     })
 }
@@ -215,6 +220,7 @@ async fn set(
         heartbeat_max: PING_INTERVAL + PING_TIMEOUT,
         ack_timeout: Duration::from_millis(options.ack_timeout_ms),
         pause: Duration::from_millis(options.pause_ms),
+        cut_every: options.cut_every.map(Duration::from_secs),
     });
     let (mut cast, mut blows, mut clients) = (Vec::new(), Vec::new(), JoinSet::new());
     for (number, plan) in plans.into_iter().enumerate() {
@@ -276,6 +282,16 @@ fn gateways(options: &Options, cluster: &Cluster, place: &Place<'_>) -> Result<V
     (0..options.gateways).map(gateway).collect()
 }
 
+/// Lets slow readers in after half of the time; from when on they are there.
+async fn crowd(options: &Options, stage: &Stage) -> Option<Duration> {
+    if options.slow_readers.0 == 0 {
+        return None;
+    }
+    sleep(Duration::from_secs(options.seconds) / 2).await;
+    stage.phase.send_replace(Phase::Crowd);
+    Some(stage.world.now())
+}
+
 /// One fault after another until the time is over; at least one.
 async fn inject(
     options: &Options,
@@ -294,7 +310,8 @@ async fn inject(
         begun: stage.world.begun,
         rng: Rng::with_seed(rng.u64(..)),
     };
-    let end = Instant::now() + Duration::from_secs(options.seconds);
+    let alone = if options.slow_readers.0 == 0 { 1 } else { 2 };
+    let end = Instant::now() + Duration::from_secs(options.seconds) / alone;
     loop {
         sleep(Duration::from_millis(rng.u64(CALM_MS))).await;
         if Instant::now() >= end && !injections.is_empty() {

@@ -1,0 +1,133 @@
+//! TCP proxies in front of the Redis nodes: links that can be slow, silent or cut. The nodes announce
+//! the proxies' ports, so gateways find nothing else. Replication passes the same way and is left alone.
+
+use std::{
+    net::Ipv4Addr,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream, tcp},
+    sync::watch,
+    task::JoinSet,
+    time::sleep,
+};
+
+/// How the links to a node are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Link {
+    Open,
+    /// Every piece of data takes so long, each way.
+    Slow(Duration),
+    /// Nothing passes, and nobody is told.
+    Silent,
+    /// Connections are reset, new ones too.
+    Cut,
+}
+
+/// What one read takes.
+const CHUNK: usize = 16 * 1024;
+
+/// One proxy for each node; ended when dropped.
+pub(crate) struct Proxies {
+    links: Vec<(u16, watch::Sender<Link>)>,
+    _accepting: JoinSet<()>,
+}
+
+impl Proxies {
+    /// Listens on the ports from `first` for the nodes on `nodes`, in order.
+    pub(crate) async fn start(first: u16, nodes: impl Iterator<Item = u16>) -> Result<Self> {
+        let (mut links, mut accepting) = (Vec::new(), JoinSet::new());
+        for (port, node) in (first..).zip(nodes) {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
+            let (link, watched) = watch::channel(Link::Open);
+            accepting.spawn(accept(listener, node, watched));
+            links.push((node, link));
+        }
+        Ok(Self {
+            links,
+            _accepting: accepting,
+        })
+    }
+
+    /// Changes the links to a node.
+    pub(crate) fn set(&self, node: u16, link: Link) -> Result<()> {
+        let found = self.links.iter().find(|(port, _)| *port == node);
+        let (_, sender) = found.context("no proxy for this node")?;
+        sender.send_replace(link);
+        Ok(())
+    }
+}
+
+async fn accept(listener: TcpListener, node: u16, link: watch::Receiver<Link>) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            Ok((stream, _)) = listener.accept() => {
+                connections.spawn(relay(stream, node, link.clone()));
+            }
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+/// Passes data both ways until one end closes or the link is cut.
+async fn relay(client: TcpStream, node: u16, link: watch::Receiver<Link>) {
+    let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, node)).await else {
+        return;
+    };
+    // A socket that has ended already needs no options.
+    let _ = (client.set_nodelay(true), server.set_nodelay(true));
+    let exempt = AtomicBool::new(false);
+    let (from_client, to_client) = client.into_split();
+    let (from_server, to_server) = server.into_split();
+    let mut cut = link.clone();
+    let is_cut = async {
+        while exempt.load(Ordering::Relaxed) || *cut.borrow_and_update() != Link::Cut {
+            if cut.changed().await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        () = pump(from_client, to_server, link.clone(), &exempt) => {}
+        () = pump(from_server, to_client, link, &exempt) => {}
+        () = is_cut => {}
+    }
+}
+
+async fn pump(
+    mut from: tcp::OwnedReadHalf,
+    mut to: tcp::OwnedWriteHalf,
+    mut link: watch::Receiver<Link>,
+    exempt: &AtomicBool,
+) {
+    let mut chunk = vec![0; CHUNK];
+    while let Ok(count @ 1..) = from.read(&mut chunk).await {
+        let data = chunk.get(..count).unwrap_or_default();
+        if is_replication(data) {
+            exempt.store(true, Ordering::Relaxed);
+        }
+        if !exempt.load(Ordering::Relaxed) {
+            let state = *link.borrow();
+            if let Link::Slow(delay) = state {
+                sleep(delay).await;
+            }
+            if link.wait_for(|link| *link != Link::Silent).await.is_err() {
+                return;
+            }
+        }
+        if to.write_all(data).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Whether a replica begins to follow its master on this connection.
+fn is_replication(data: &[u8]) -> bool {
+    const COMMAND: &[u8] = b"*3\r\n$8\r\nREPLCONF\r\n";
+    data.windows(COMMAND.len()).any(|part| part == COMMAND)
+}
