@@ -123,6 +123,7 @@ pub(crate) fn judge(rooms: &[Stored], witnesses: &[Witness]) -> Verdict {
             };
             let view = View {
                 client,
+                gateway: witness.record.gateway,
                 number: *number,
                 room,
                 record,
@@ -219,6 +220,8 @@ fn judge_sends(verdict: &mut Verdict, client: usize, witness: &Witness, rooms: &
 /// One client's record of one room.
 struct View<'a> {
     client: usize,
+    /// Gateway that the client is at.
+    gateway: usize,
     number: usize,
     room: &'a Room<'a>,
     record: &'a RoomRecord,
@@ -231,6 +234,7 @@ impl View<'_> {
             number,
             record,
             room,
+            ..
         } = self;
         for id in &record.repeated {
             verdict
@@ -281,6 +285,7 @@ impl View<'_> {
     fn judge_gaps(&self, verdict: &mut Verdict) {
         let Self {
             client,
+            gateway,
             number,
             record,
             ..
@@ -289,10 +294,14 @@ impl View<'_> {
         for Entry { id, key, timestamp } in self.due().iter().filter(missing) {
             let key = key.map_or_else(|| "a system message".to_owned(), |key| key.to_string());
             let later = record.shown.iter().find(|seen| seen.timestamp > *timestamp);
-            let later = later.map_or(f64::NAN, |seen| seen.at.as_secs_f64());
+            let later = later.map_or_else(
+                || "nothing later".to_owned(),
+                |seen| format!("a later one at {:.2} s", seen.at.as_secs_f64()),
+            );
             verdict.lost.add(|| {
                 format!(
-                    "client {client} never got {id} ({key}) of room {number}, but the next at {later:.2} s; it entered with {:?}",
+                    "client {client} at gateway {gateway} never got {id} ({key}) of room {number}, \
+                    but {later}; it entered with {:?}",
                     record.baseline
                 )
             });
@@ -305,6 +314,7 @@ impl View<'_> {
             number,
             record,
             room,
+            ..
         } = self;
         for Entry { id, .. } in self.due() {
             let stored = room.stored.reactions.get(&id.number());
