@@ -14,7 +14,7 @@ use serde_json::{json, value::RawValue};
 use slotcast_proto::id::{MessageId, RoomId, UserId};
 use tokio::{
     sync::{mpsc, watch},
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until},
 };
 
 use super::{
@@ -86,8 +86,9 @@ const REQUEST_PAUSE: Duration = Duration::from_millis(300);
 /// Messages of a page of history: the most that the gateway gives.
 const PAGE: usize = 100;
 
-/// How often a client looks at what is due.
-const TICK: Duration = Duration::from_millis(20);
+/// How often a client looks at what is due: one that sends, and one that listens.
+const SENDER_TICK: Duration = Duration::from_millis(20);
+const LISTENER_TICK: Duration = Duration::from_millis(500);
 
 /// Between two reactions of a client, and between two marks.
 const REACT_INTERVAL: Duration = Duration::from_millis(1500);
@@ -377,12 +378,20 @@ impl Client {
 
     /// Reads, and does what is due, until the connection is lost.
     async fn stay(&mut self, connection: &mut Connection, visit: &mut Visit) -> Result<End> {
-        let mut tick = tokio::time::interval(TICK);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let is_sender = self.plan.window > 0;
+        let mut tick = interval(if is_sender {
+            SENDER_TICK
+        } else {
+            LISTENER_TICK
+        });
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 packet = connection.next(), if !visit.is_dark => {
                     self.hear(connection, visit, &packet?).await?;
+                    if !visit.waiting.is_empty() {
+                        self.act(connection, visit).await?;
+                    }
                 }
                 _ = tick.tick() => {
                     if Instant::now() > visit.heartbeat_by {

@@ -74,7 +74,7 @@ impl Fault {
 #[derive(Clone, Debug)]
 pub(crate) struct Injection {
     pub(crate) what: String,
-    /// From the start of the run.
+    /// When it had taken effect, from the start of the run.
     pub(crate) begun: Duration,
     pub(crate) ended: Duration,
 }
@@ -89,6 +89,8 @@ pub(crate) struct Ground {
     /// How long a gateway may be silent, in seconds.
     pub(crate) lease_seconds: u64,
     pub(crate) begun: Instant,
+    /// When the last fault had taken effect: what was sent before may still have passed.
+    pub(crate) struck_at: Duration,
     pub(crate) rng: Rng,
 }
 
@@ -103,13 +105,17 @@ impl Ground {
         } else {
             fault
         };
-        let begun = self.begun.elapsed();
+        self.note_strike();
         let target = self.strike(fault).await.with_context(|| fault.name())?;
         Ok(Injection {
             what: format!("{} {target}", fault.name()),
-            begun,
+            begun: self.struck_at,
             ended: self.begun.elapsed(),
         })
+    }
+
+    fn note_strike(&mut self) {
+        self.struck_at = self.begun.elapsed();
     }
 
     fn draw(&mut self) -> Result<Fault> {
@@ -168,6 +174,7 @@ impl Ground {
         }
         if matches!(fault, Fault::KillMaster | Fault::KillReplica) {
             cluster.kill(node)?;
+            self.note_strike();
             if fault == Fault::KillMaster {
                 cluster.await_failover(node).await?;
             }
@@ -175,6 +182,7 @@ impl Ground {
             return cluster.restart(node).await;
         }
         cluster.signal(node, Signal::STOP)?;
+        self.note_strike();
         let outcome = if fault == Fault::HangMaster {
             cluster.await_failover(node).await
         } else {
@@ -203,6 +211,7 @@ impl Ground {
         let cluster = Arc::clone(&self.cluster);
         let proxies = cluster.proxies.as_ref().context("no proxies")?;
         proxies.set(node.port, link)?;
+        self.note_strike();
         sleep(self.between(100, longest)).await;
         proxies.set(node.port, Link::Open)?;
         self.cluster.heal().await?;
@@ -212,6 +221,7 @@ impl Ground {
     async fn strike_gateway(&mut self, fault: Fault, gateway: &Gateway) -> Result<()> {
         if fault == Fault::HangGateway {
             gateway.signal(Signal::STOP)?;
+            self.note_strike();
             sleep(Duration::from_secs(self.lease_seconds) + self.between(500, 2000)).await;
             return gateway.signal(Signal::CONT);
         }
@@ -220,6 +230,7 @@ impl Ground {
             gateway.ended().await?;
         } else {
             gateway.kill()?;
+            self.note_strike();
             sleep(self.between(500, 3000)).await;
         }
         gateway.start().await

@@ -308,6 +308,7 @@ async fn inject(
         slots: slots.into_iter().collect(),
         lease_seconds: options.lease_seconds,
         begun: stage.world.begun,
+        struck_at: Duration::ZERO,
         rng: Rng::with_seed(rng.u64(..)),
     };
     let alone = if options.slow_readers.0 == 0 { 1 } else { 2 };
@@ -362,10 +363,12 @@ fn witnesses(stage: &Stage) -> Vec<Witness> {
 
 /// Every room as Redis has it.
 async fn stored(stage: &Stage) -> Result<Vec<Stored>> {
+    let view = stage.cluster.view_without(None).await?;
     let mut connections = BTreeMap::new();
     let mut all = Vec::with_capacity(stage.rooms.len());
     for room in &stage.rooms {
-        let port = stage.cluster.owner(room.slot()).await?.port;
+        let owner = view.iter().find(|seen| seen.owns(room.slot()));
+        let port = owner.context("a slot without owner")?.node.port;
         let connection = match connections.entry(port) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => entry.insert(cluster::connection(port).await?),
