@@ -41,7 +41,7 @@ pub(crate) enum Fault {
     MoveSlot,
     /// The links of clients to a Redis node are slow for a while.
     SlowLink,
-    /// The links of clients to a Redis node are reset and refused, or silent, for a while.
+    /// The links of clients to a Redis node are closed, or silent, for a while.
     CutRedisLink,
     /// A gateway is killed and comes back.
     KillGateway,

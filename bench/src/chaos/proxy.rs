@@ -24,7 +24,7 @@ pub(crate) enum Link {
     Slow(Duration),
     /// Nothing passes, and nobody is told.
     Silent,
-    /// Connections are reset, new ones too.
+    /// Connections are closed, new ones too.
     Cut,
 }
 
