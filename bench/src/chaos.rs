@@ -251,7 +251,8 @@ async fn run_one(
         say(&format!("{name}, seed {seed}: {}", outcome.summary()));
         return Ok(());
     }
-    let logs = std::env::temp_dir().join(format!("slotcast-chaos-{name}-{seed}"));
+    let kept = format!("slotcast-chaos-{name}-{seed}-{}", std::process::id());
+    let logs = std::env::temp_dir().join(kept);
     place.keep_logs(options.gateways, &logs)?;
     say(&format!(
         "{name}, seed {seed}: FAILED, {}",
