@@ -179,6 +179,20 @@ test('a client that has seen no event yet recovers, without a room and in one', 
   goes.proxy.close();
 });
 
+test('a client that loaded older messages last recovers', async () => {
+  const [anna, bob] = await users('앤', '보비');
+  const stays = await chatter(home.url, anna);
+  const goes = await roamer(home, bob);
+  const room = await roomOf(stays, goes);
+  const first = await stays.say(room, 'first');
+  await goes.hears('first');
+  await goes.history(room); // an event without an argument is among the answers
+  assert.ok(await away(goes, other, () => stays.say(room, 'missed')));
+  await goes.hears('missed');
+  await seeTheSame(goes, stays, room, first.messageId);
+  goes.proxy.close();
+});
+
 test('a client in several rooms recovers again and again, each time on another gateway', async () => {
   const [anna, bob] = await users('앤', '보비');
   const stays = await chatter(home.url, anna);

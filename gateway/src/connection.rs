@@ -130,6 +130,14 @@ impl Connection {
         self.settle(pushed, outbox);
     }
 
+    /// Sends an event with the client's offset behind it. The official client takes the last text of any
+    /// event for its offset, be it the event's name.
+    pub(crate) fn send_with_offset(&self, event: &str) {
+        let mut outbox = self.outbox();
+        let pushed = outbox.push_with_offset(event, |bytes| self.stream.try_write(bytes));
+        self.settle(pushed, outbox);
+    }
+
     /// Ends the connection. The first reason wins.
     pub(crate) fn close(&self, close: Close) {
         if self.closing.set(close).is_ok() {

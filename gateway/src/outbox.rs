@@ -20,7 +20,10 @@ use slotcast_proto::{
     wire::{event::with_offset, offset::Cursor},
 };
 
-use crate::{feed::Part, websocket::append_text_frame};
+use crate::{
+    feed::Part,
+    websocket::{append_text_frame, text_frame},
+};
 
 /// Most frames of one write; more gain nothing (the kernel's own bound is 1,024).
 const SLICES_MAX: usize = 64;
@@ -305,6 +308,15 @@ impl Outbox {
             }
             part.append_with_offset(&self.offset, frames);
         }
+    }
+
+    /// Sends an event with the client's offset behind it.
+    pub(crate) fn push_with_offset(
+        &mut self,
+        event: &str,
+        write: impl FnOnce(&[u8]) -> io::Result<usize>,
+    ) -> Pushed {
+        self.push(&text_frame(&with_offset(event, &self.offset)), write)
     }
 
     /// Ends the hold of `room`: the answer goes first, then what was missed, then what waited; nothing

@@ -50,7 +50,7 @@ pub(super) async fn fetch(
             Page::default()
         }
     };
-    send_packet(connection, &signal_packet(MESSAGE_LOAD_START));
+    connection.send_with_offset(&signal_packet(MESSAGE_LOAD_START));
     let loaded = PreviousMessagesLoaded {
         messages: &page.messages,
         has_more: page.has_more,
