@@ -112,8 +112,12 @@ export class Chatter {
   }
 
   /** Emits with an acknowledgement and answers what the server said in it. */
-  ask(event, ...args) {
-    return this.socket.timeout(SOON).emitWithAck(event, ...args);
+  async ask(event, ...args) {
+    try {
+      return await this.socket.timeout(SOON).emitWithAck(event, ...args);
+    } catch (error) {
+      throw new Error(`no answer to ${event}: ${error.message}; received: ${this.summary()}`);
+    }
   }
 
   /** Joins a room and answers the payload of `joinRoomSuccess`. */
