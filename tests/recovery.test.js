@@ -16,6 +16,7 @@ const { stack, test } = await onStack({
     SLOTCAST_GRACE_SECONDS: String(GRACE_SECONDS),
     SLOTCAST_LEASE_SECONDS: '30',
     SLOTCAST_DRAIN_PER_SECOND: '50',
+    SLOTCAST_TAIL_CHECK_SECONDS: '1',
     SLOTCAST_RECOVERY_MAX_MESSAGES: String(MAX_MISSED),
   },
 });
@@ -328,4 +329,20 @@ test('members of a gateway that missed more than the log holds load the room ane
   await goes.join(room);
   await stays.say(room, 'from here on');
   await goes.hears('from here on');
+});
+
+test('a message that the bus lost without a trace reaches the room all the same', async () => {
+  const [anna] = await users('앤');
+  const stays = await chatter(home.url, anna);
+  const room = await roomOf(stays);
+  const { id } = await stays.say(room, 'heard');
+  const owner = await stack.redis.ownerOf(parseInt(room.slice(0, 4), 16));
+  const [log] = (await stack.redis.ask(owner, '--scan', '--pattern', `*:log:${room.slice(0, 12)}`)).split('\n');
+  const [epoch, number] = id.split('-').map(Number);
+  const unheard = JSON.stringify({ _id: `${room.slice(0, 12)}0000ffff0001`, room, content: 'unheard', type: 'system' });
+  await stack.redis.ask(owner, 'XADD', log, `${epoch}-${number + 1}`, 't', Date.now(), 'k', 'x', 'm', unheard);
+  await stays.hears('unheard');
+  await stays.say(room, 'and on');
+  await stays.hears('and on');
+  assert.deepEqual(stays.all('message').slice(-3).map((message) => message.content), ['heard', 'unheard', 'and on']);
 });

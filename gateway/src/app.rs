@@ -11,7 +11,7 @@ use thiserror::Error;
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
 use crate::{
-    bus::{self, Bus, Reads, Receiver, Subscription},
+    bus::{self, Bus, Reads, Receiver, Subscription, tails},
     cluster::{Cluster, StoreError, beat},
     config::Config,
     hub::Hub,
@@ -114,6 +114,7 @@ impl App {
             self.config.subscribe_to,
         ));
         tokio::spawn(beat::run(Arc::clone(&self.cluster)));
+        tokio::spawn(tails::run(Arc::clone(self)));
         let app = Arc::clone(self);
         tokio::spawn(async move { app.marks.run(&app).await });
         let app = Arc::clone(self);

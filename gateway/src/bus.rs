@@ -20,6 +20,7 @@ mod receive;
 mod resp;
 #[cfg(test)]
 mod simulation;
+pub(crate) mod tails;
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -288,11 +289,14 @@ impl Driver<'_> {
                     }
                 }
                 Action::Live(channel) => {
-                    let lost_for = self.bus.set_live(channel);
-                    self.receiver.catch_up(channel, lost_for);
+                    // The first time there is nothing to catch up: whoever needs it waits for this.
+                    if let Some(lost_for) = self.bus.set_live(channel) {
+                        self.receiver.observe_loss(lost_for);
+                        self.receiver.catch_up(channel);
+                    }
                 }
                 Action::Lost(channel) => self.bus.set_lost(channel),
-                Action::CatchUp(channel) => self.receiver.catch_up(channel, None),
+                Action::CatchUp(channel) => self.receiver.catch_up(channel),
                 Action::Refresh => self.stale.notify_one(),
             }
         }

@@ -76,6 +76,7 @@ pub(crate) const KNOBS: &[Knob] = &[
     knob("SLOTCAST_PARTICIPANTS_INTERVAL_MS", "250", "Milliseconds at least between two participant lists of a room."),
     Knob { name: "SLOTCAST_LOG_MAX_LENGTH", default: Default::Unset, meaning: "Messages kept per room, about; unset keeps all." },
     knob("SLOTCAST_SUBSCRIBE_TO", "replica", "Where the bus listens when it can choose: `replica` or `master`."),
+    knob("SLOTCAST_TAIL_CHECK_SECONDS", "15", "Seconds between two looks whether rooms stand where their logs do: a message that the bus loses without a trace is found by the second."),
     knob("SLOTCAST_DURABILITY", "master", "What an acknowledged message has reached: `master` or `replica`."),
     knob("SLOTCAST_DRAIN_SECONDS", "30", "Seconds from SIGTERM to the end of the process; a second SIGTERM changes nothing, SIGINT ends it at once."),
     knob("SLOTCAST_DRAIN_PER_SECOND", "1000", "Sockets closed per second while draining."),
@@ -174,6 +175,8 @@ pub(crate) struct Config {
     pub(crate) subscribe_to: SubscribeTo,
     /// What an acknowledged message has reached.
     pub(crate) durability: Durability,
+    /// Between two looks whether rooms stand where their logs do.
+    pub(crate) tail_check: Duration,
     /// From SIGTERM to the end of the process.
     pub(crate) drain: Duration,
     /// Sockets closed per second while draining.
@@ -357,6 +360,7 @@ impl Config {
         let log_max_length = vars.take_optional("SLOTCAST_LOG_MAX_LENGTH", number(1, u64::MAX));
         let subscribe_to = vars.take("SLOTCAST_SUBSCRIBE_TO", subscribe_to);
         let durability = vars.take("SLOTCAST_DURABILITY", durability);
+        let tail_check = vars.take("SLOTCAST_TAIL_CHECK_SECONDS", seconds);
         let drain = vars.take("SLOTCAST_DRAIN_SECONDS", seconds);
         let drain_per_second = vars.take("SLOTCAST_DRAIN_PER_SECOND", number(1, 1_000_000));
         Some(Self {
@@ -395,6 +399,7 @@ impl Config {
             log_max_length: log_max_length?,
             subscribe_to: subscribe_to?,
             durability: durability?,
+            tail_check: tail_check?,
             drain: drain?,
             drain_per_second: drain_per_second?,
         })

@@ -323,28 +323,50 @@ impl Hub {
         }
     }
 
+    /// The rooms of which it is known how far their members have got.
+    pub(crate) fn begun_rooms(&self) -> Vec<RoomId> {
+        let mut begun = Vec::new();
+        self.rooms.for_each(|room, entry| {
+            if entry.has_begun() {
+                begun.push(*room);
+            }
+        });
+        begun
+    }
+
+    /// Whether a room's members have not got this far.
+    pub(crate) fn is_behind(&self, room: RoomId, cursor: Cursor) -> bool {
+        let rooms = self.rooms.lock(&room);
+        rooms
+            .get(&room)
+            .is_some_and(|entry| entry.is_behind(cursor))
+    }
+
     /// Doubts every room of a slot, whose channel was gone for a while; each wants
-    /// [`Hub::deliver`] and its participants announced.
+    /// [`Hub::deliver`] and its participants announced. A room whose first member's join is still being
+    /// answered begins in doubt.
     pub(crate) fn doubt_rooms(&self, slot: Slot) -> Vec<RoomId> {
         let mut doubted = Vec::new();
         self.rooms.for_each_mut(|room, entry| {
-            if room.slot() == slot && entry.has_begun() {
+            if room.slot() == slot {
                 entry.doubt();
-                doubted.push(*room);
+                if entry.has_begun() {
+                    doubted.push(*room);
+                }
             }
         });
         doubted
     }
 
     /// Doubts one room, which then wants [`Hub::deliver`] and its participants announced; false if it
-    /// is none of this gateway's.
+    /// is none of this gateway's, or begins only.
     pub(crate) fn doubt(&self, room: RoomId) -> bool {
         match self.rooms.lock(&room).get_mut(&room) {
-            Some(entry) if entry.has_begun() => {
+            Some(entry) => {
                 entry.doubt();
-                true
+                entry.has_begun()
             }
-            _ => false,
+            None => false,
         }
     }
 

@@ -20,6 +20,7 @@
 //! | `socketio_marks_dropped_total` | | batches of read marks dropped: too many waited, or Redis refused |
 //! | `bus_unknown_messages_total` | | messages of the bus that this version does not know |
 //! | `bus_gap_fills_total` | | times that a room's log was read because something may be lost |
+//! | `bus_silent_losses_total` | | rooms found behind their logs, though their channel lived |
 //! | `bus_lost_gaps_total` | | gaps that no log could fill: the room's members load it anew |
 //! | `bus_gap_messages_total` | | messages read from a log because the bus had lost them |
 //! | `bus_resubscribe_seconds` | | time from losing a link to delivering again |
@@ -218,6 +219,8 @@ pub(crate) struct Metrics {
     pub(crate) marks_dropped: Counter,
     /// Messages of the bus that this version does not know.
     pub(crate) bus_unknown_messages: Counter,
+    /// Rooms found behind their logs.
+    pub(crate) bus_silent_losses: Counter,
     /// Gaps that no log could fill.
     pub(crate) bus_lost_gaps: Counter,
     /// Times that a room's log was read because something may have been lost.
@@ -296,6 +299,7 @@ impl Metrics {
             marks_dropped: Counter::default(),
             bus_unknown_messages: Counter::default(),
             recoveries: Family::default(),
+            bus_silent_losses: Counter::default(),
             bus_lost_gaps: Counter::default(),
             bus_gap_fills: Counter::default(),
             bus_gap_messages: Counter::default(),
@@ -427,6 +431,11 @@ impl Metrics {
             self.bus_gap_fills.clone(),
         );
         self.registry.register(
+            "bus_silent_losses",
+            "Rooms found behind their logs, though their channel lived",
+            self.bus_silent_losses.clone(),
+        );
+        self.registry.register(
             "bus_lost_gaps",
             "Gaps that no log could fill",
             self.bus_lost_gaps.clone(),
@@ -532,7 +541,7 @@ mod tests {
             names += 1;
             assert!(text.contains(&format!("\n{name}")), "{name} in\n{text}");
         }
-        assert_eq!(names, 25);
+        assert_eq!(names, 26);
         assert!(
             text.contains("gateway_closes_total{reason=\"slow\"} 1"),
             "{text}"

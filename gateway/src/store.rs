@@ -605,6 +605,23 @@ impl Store {
         }
     }
 
+    /// How far rooms of one slot have got, in their order.
+    pub(crate) async fn tails(&self, rooms: &[RoomId]) -> Result<Vec<Cursor>, StoreError> {
+        let Some(first) = rooms.first() else {
+            return Ok(Vec::new());
+        };
+        let keys = rooms
+            .iter()
+            .flat_map(|room| [key::log(*room), key::changes(*room)]);
+        let call = function(Function::ReadTails, &keys.collect::<Vec<_>>());
+        let answer = Answer::of("read_tails", self.call(first.slot(), call).await?)?;
+        let (tails,): (Vec<(String, String)>,) = answer.rest()?;
+        tails
+            .iter()
+            .map(|(position, change)| parse_cursor(position, change))
+            .collect()
+    }
+
     /// User objects of a room's participants.
     pub(crate) async fn participants(&self, room: RoomId) -> Result<Vec<String>, StoreError> {
         let call = cmd("HVALS").arg(key::members(room)).to_owned();

@@ -182,7 +182,8 @@ impl Cluster {
             Duration::from_secs(HEAL_SECONDS),
             answers,
         )
-        .await
+        .await?;
+        self.announce(node).await
     }
 
     /// The cluster as `node` sees it.

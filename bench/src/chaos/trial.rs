@@ -343,7 +343,10 @@ async fn settle(options: &Options, stage: Stage) -> Result<(Verdict, Vec<Witness
             Ok(stored) => stored,
             // A busy machine may keep an answer back.
             Err(error) if Instant::now() >= deadline => return Err(error),
-            Err(_) => continue,
+            Err(_) => {
+                sleep(Duration::from_millis(500)).await;
+                continue;
+            }
         };
         let witnesses = witnesses(&stage);
         let verdict = judge(&stored, &witnesses);

@@ -196,7 +196,13 @@ fn judge_sends(verdict: &mut Verdict, client: usize, witness: &Witness, rooms: &
     for (number, sent) in sent.iter().enumerate() {
         let key = Key { client, number };
         match sent.fate {
-            Fate::Refused => verdict.refused += 1,
+            // No fault is a reason to refuse a message for good.
+            Fate::Refused => {
+                verdict.refused += 1;
+                verdict
+                    .unsettled
+                    .add(|| format!("{key} was refused for good; trouble: {trouble}"));
+            }
             Fate::Open => verdict.unsettled.add(|| {
                 format!(
                     "{key} has no answer after {} tries; trouble: {trouble}",
@@ -501,7 +507,7 @@ mod tests {
             sent(Fate::Refused),
         ];
         let verdict = judge(&[stored(1..=2)], &[witness]);
-        assert_eq!(names(&verdict), [("lost", 1)]);
+        assert_eq!(names(&verdict), [("lost", 1), ("unsettled", 1)]);
         assert_eq!((verdict.accepted, verdict.refused), (2, 1));
     }
 

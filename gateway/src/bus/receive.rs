@@ -121,14 +121,16 @@ impl Receiver {
         }
     }
 
-    /// A channel is subscribed, for the first time or again: what it carried meanwhile is caught up.
-    pub(super) fn catch_up(&self, channel: Channel, lost_for: Option<Duration>) {
-        if let Some(lost_for) = lost_for {
-            self.app
-                .metrics
-                .bus_resubscribe_seconds
-                .observe(lost_for.as_secs_f64());
-        }
+    /// Counts how long a channel was gone.
+    pub(super) fn observe_loss(&self, lost_for: Duration) {
+        self.app
+            .metrics
+            .bus_resubscribe_seconds
+            .observe(lost_for.as_secs_f64());
+    }
+
+    /// A channel is subscribed again, or its slot has another master: what it carried meanwhile is caught up.
+    pub(super) fn catch_up(&self, channel: Channel) {
         match channel {
             Channel::Rooms(slot) => {
                 for room in self.app.hub.doubt_rooms(slot) {

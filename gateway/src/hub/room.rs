@@ -143,6 +143,11 @@ impl Room {
         self.last.is_some()
     }
 
+    /// Whether the members have not got this far.
+    pub(super) fn is_behind(&self, cursor: Cursor) -> bool {
+        self.last.is_some_and(|last| last.max(cursor) != last)
+    }
+
     /// Where the room stood when a member joined. Of several who join at once the one who joined first
     /// may say so last: then what passed meanwhile is read, and reaches whoever does not have it.
     pub(super) fn start(&mut self, cursor: Cursor) {

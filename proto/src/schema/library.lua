@@ -508,6 +508,17 @@ local function read_changes(keys, args)
   return {'ok', changes}
 end
 
+-- KEYS log changes log changes ... | read only
+-- -> {'ok', {newest position, newest change, ...}}
+local function read_tails(keys)
+  local tails = {}
+  for i = 1, #keys, 2 do
+    local _, _, _, position = tail(keys[i])
+    tails[i], tails[i + 1] = position, newest_change(keys[i + 1])
+  end
+  return {'ok', tails}
+end
+
 -- KEYS members seats held log changes
 -- ARGV channel room user gateway key length_max body leaver_json window_ms
 -- -> {'left'} {'stays'}
@@ -806,6 +817,9 @@ redis.register_function{
 }
 redis.register_function{
   function_name = 'read_log_' .. VERSION, callback = awake(read_log), flags = {'no-writes'},
+}
+redis.register_function{
+  function_name = 'read_tails_' .. VERSION, callback = awake(read_tails), flags = {'no-writes'},
 }
 redis.register_function{
   function_name = 'read_changes_' .. VERSION, callback = awake(read_changes), flags = {'no-writes'},

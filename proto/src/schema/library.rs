@@ -78,6 +78,8 @@ functions! {
     ReadLog = "read_log";
     /// Reads reactions and read marks after a change; read only.
     ReadChanges = "read_changes";
+    /// Reads how far rooms have got; read only.
+    ReadTails = "read_tails";
     /// Gives a seat up and, when it was the user's last, announces the leave.
     Leave = "leave";
     /// Replaces a participant's user object and tells the room.
