@@ -105,6 +105,7 @@ pub(crate) async fn connect(
         user: claims.user_id,
         session,
         previous_pid,
+        new_pid: fastrand::u64(1..),
         notice: &notice.json(),
     };
     let failed = |error: StoreError| {
@@ -127,7 +128,7 @@ pub(crate) async fn connect(
                 Some(_) => recover(app, connection, &welcome, offset).await,
                 None => None,
             };
-            Ok(accept(session, welcome, previous_pid, recovered))
+            Ok(accept(session, welcome, &arrival, recovered))
         }
         Connected::InvalidSession => Err(INVALID_SESSION),
         Connected::UserGone => Err(USER_NOT_FOUND),
@@ -174,11 +175,12 @@ async fn recover(
 fn accept(
     session: &Session,
     welcome: Welcome,
-    previous_pid: Option<u64>,
+    arrival: &Arrival<'_>,
     recovered: Option<Vec<Recovery>>,
 ) -> Accepted {
+    let previous_pid = arrival.previous_pid;
     let pid = previous_pid.filter(|_| recovered.is_some());
-    session.set_pid(pid.unwrap_or_else(|| fastrand::u64(..)));
+    session.set_pid(pid.unwrap_or(arrival.new_pid));
     Accepted {
         sid: random_id(),
         pid: session.pid(),
@@ -217,7 +219,7 @@ pub(crate) async fn connected(app: &Arc<App>, connection: &Arc<Connection>, acce
 /// Remembers the connection in the place of the one before it.
 async fn succeed(app: &App, session: &Session, previous: Option<&str>) -> Result<(), StoreError> {
     let (user, rooms) = (session.user.id, session.rooms());
-    if !rooms.is_empty() {
+    if previous.is_some() || !rooms.is_empty() {
         app.store.hold_connection(&session.held(&rooms)).await?;
     }
     let Some(previous) = previous else {
@@ -326,10 +328,10 @@ pub(crate) async fn disconnected(app: &Arc<App>, connection: &Arc<Connection>, c
         park(app, session, seats, close).await;
     } else {
         let (app, pid, generation) = (Arc::clone(app), session.pid(), session.generation);
-        let is_held = session.is_held();
+        let has_pid = session.has_pid();
         tokio::spawn(async move {
             seats.give_up(&app).await;
-            if is_held {
+            if has_pid {
                 forget(&app, seats.user.id, &pid, generation).await;
             }
         });
@@ -338,14 +340,15 @@ pub(crate) async fn disconnected(app: &Arc<App>, connection: &Arc<Connection>, c
 
 /// Keeps what a lost connection had.
 async fn park(app: &Arc<App>, session: &Session, seats: Seats, close: Close) {
-    if session.is_held() || !seats.rooms.is_empty() {
-        let held = HeldConnection {
-            is_parked: true,
-            ..session.held(&seats.rooms)
-        };
-        if let Err(error) = app.store.hold_connection(&held).await {
-            warn!(%error, "cannot remember the rooms of a lost connection");
-        }
+    let held = HeldConnection {
+        is_parked: true,
+        ..session.held(&seats.rooms)
+    };
+    // Without one, it stands still under that of the connection before.
+    if session.has_pid()
+        && let Err(error) = app.store.hold_connection(&held).await
+    {
+        warn!(%error, "cannot remember the rooms of a lost connection");
     }
     // Whoever does not come back after a drain leaves when this gateway's lease ends.
     if close != Close::Draining && !seats.rooms.is_empty() {

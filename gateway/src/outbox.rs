@@ -17,6 +17,7 @@ use std::{
 use bytes::{Buf, Bytes};
 use slotcast_proto::{
     id::RoomId,
+    limits::OFFSET_ROOMS_MAX,
     wire::{event::with_offset, offset::Cursor},
 };
 
@@ -240,6 +241,15 @@ impl Outbox {
         }
     }
 
+    /// The offset as the client is told it. One of very many rooms is told none: it would be too long to
+    /// say, and to come back with.
+    fn told_offset(&self) -> &[(RoomId, Cursor)] {
+        if self.offset.len() > OFFSET_ROOMS_MAX {
+            return &[];
+        }
+        &self.offset
+    }
+
     fn cursor_mut(&mut self, room: RoomId) -> Option<&mut Cursor> {
         let entry = self.offset.iter_mut().find(|(other, _)| *other == room);
         entry.map(|(_, cursor)| cursor)
@@ -262,7 +272,7 @@ impl Outbox {
         if let Some(held) = held {
             held.parts.extend_from_slice(parts);
             self.charge(self.bytes + all.len());
-            return if self.budget.allows(self.bytes) {
+            return if self.budget.allows(self.counted()) {
                 Pushed::Done
             } else {
                 Pushed::Overflow
@@ -285,7 +295,7 @@ impl Outbox {
         let [(only, cursor)] = self.offset.as_mut_slice() else {
             return false;
         };
-        let is_next = first.is_next(*cursor) && first.cursor.max(*cursor) == first.cursor;
+        let is_next = first.is_next(*cursor) && first.place.advance(*cursor) == first.cursor;
         if *only != room || !is_next {
             return false;
         }
@@ -304,9 +314,9 @@ impl Outbox {
                 if !reach.is_next(*cursor) {
                     continue; // had, or comes again behind what the room reads from its log
                 }
-                *cursor = cursor.max(reach.cursor);
+                *cursor = reach.place.advance(*cursor);
             }
-            part.append_with_offset(&self.offset, frames);
+            part.append_with_offset(self.told_offset(), frames);
         }
     }
 
@@ -316,7 +326,7 @@ impl Outbox {
         event: &str,
         write: impl FnOnce(&[u8]) -> io::Result<usize>,
     ) -> Pushed {
-        self.push(&text_frame(&with_offset(event, &self.offset)), write)
+        self.push(&text_frame(&with_offset(event, self.told_offset())), write)
     }
 
     /// Ends the hold of `room`: the answer goes first, then what was missed, then what waited; nothing
@@ -331,7 +341,7 @@ impl Outbox {
         self.note_cursor(room, opening.cursor);
         let mut frames = Vec::new();
         if let Some(answer) = opening.answer {
-            append_text_frame(&mut frames, &with_offset(answer, &self.offset));
+            append_text_frame(&mut frames, &with_offset(answer, self.told_offset()));
         }
         self.append_parts(room, opening.missed, &mut frames);
         self.append_parts(room, &held, &mut frames);
@@ -365,6 +375,11 @@ impl Outbox {
         self.charge(self.queue.iter().map(Bytes::len).sum());
     }
 
+    /// Bytes that wait and count.
+    fn counted(&self) -> usize {
+        self.bytes.saturating_sub(self.exempt as usize)
+    }
+
     fn set_exempt(&mut self, bytes: usize) {
         self.exempt = u32::try_from(bytes).unwrap_or(u32::MAX);
     }
@@ -374,8 +389,7 @@ impl Outbox {
         let is_first = self.bytes == 0;
         self.charge(self.bytes + frames.len());
         self.queue.push_back(frames);
-        let counted = self.bytes.saturating_sub(self.exempt as usize);
-        if is_first || self.budget.allows(counted) {
+        if is_first || self.budget.allows(self.counted()) {
             Pushed::Queued
         } else {
             Pushed::Overflow
@@ -725,6 +739,22 @@ mod tests {
             .map(|event| event.0)
             .collect();
         assert_eq!(payloads, ["6", "7", "8"]);
+    }
+
+    #[test]
+    fn change_takes_nobody_past_a_message() {
+        let (mut socket, mut outbox) = (wide(), outbox(1000));
+        release(&mut outbox, &mut socket, room(1), opening(cursor(5, 5)));
+        events(&mut socket);
+        let others = parts(room(1), cursor(6, 5), cursor(6, 6));
+        deliver(&mut outbox, &mut socket, room(1), &others);
+        let read = parts(room(1), cursor(5, 6), cursor(6, 6));
+        deliver(&mut outbox, &mut socket, room(1), &read);
+        let offsets: Vec<_> = events(&mut socket)
+            .into_iter()
+            .map(|event| event.1)
+            .collect();
+        assert_eq!(offsets, ["000700000001:1-5:1-6", "000700000001:1-6:1-6"]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -27,8 +27,6 @@ pub(crate) struct Session {
     pub(crate) generation: u64,
     /// Names the connection to whichever gateway it comes back to; set before the client knows it.
     pid: AtomicU64,
-    /// Redis may remember the connection.
-    is_held: AtomicBool,
     rooms: Mutex<Vec<RoomId>>,
     /// Second of the last check since the process started, or [`DOUBTED`], or [`ENDED`].
     checked: AtomicU32,
@@ -47,7 +45,6 @@ impl Session {
             id,
             generation,
             pid: AtomicU64::new(0),
-            is_held: AtomicBool::new(false),
             rooms: Mutex::default(),
             checked: AtomicU32::new(now_seconds),
         }
@@ -63,9 +60,9 @@ impl Session {
         self.pid.store(pid, Ordering::Relaxed);
     }
 
-    /// Whether Redis may remember the connection.
-    pub(crate) fn is_held(&self) -> bool {
-        self.is_held.load(Ordering::Relaxed)
+    /// Whether the client was let in, and Redis remembers the connection under its private id.
+    pub(crate) fn has_pid(&self) -> bool {
+        self.pid.load(Ordering::Relaxed) != 0
     }
 
     /// The rooms that this connection joined.
@@ -93,7 +90,6 @@ impl Session {
 
     /// What is to be remembered of the connection while it lives.
     pub(crate) fn held<'a>(&'a self, rooms: &'a [RoomId]) -> HeldConnection<'a> {
-        self.is_held.store(true, Ordering::Relaxed);
         HeldConnection {
             user: self.user.id,
             session: self.id,

@@ -25,7 +25,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use redis::{Cmd, FromRedisValue, Value, cmd};
 use slotcast_proto::{
@@ -95,6 +95,8 @@ pub(crate) struct Arrival<'a> {
     pub(crate) session: SessionId,
     /// The connection that the client had before.
     pub(crate) previous_pid: Option<u64>,
+    /// Private id of a connection that succeeds none.
+    pub(crate) new_pid: u64,
     /// Payload of `duplicate_login` for the user's other sessions.
     pub(crate) notice: &'a str,
 }
@@ -238,6 +240,7 @@ impl Store {
                     .arg(arrival.notice)
                     .arg(self.recovery_window_ms)
                     .arg(flag(attempt.may_repeat))
+                    .arg(key_text(arrival.new_pid))
                     .to_owned()
             })
             .await?;
@@ -249,7 +252,9 @@ impl Store {
                 let rooms = rooms
                     .iter()
                     .filter_map(|room| RoomId::from_prefix(room).ok());
-                let rooms = rooms.collect();
+                // Two lost connections may have been in one.
+                let rooms: BTreeSet<_> = rooms.collect();
+                let rooms = rooms.into_iter().collect();
                 Ok(Connected::Welcome(Welcome {
                     name,
                     email,

@@ -75,8 +75,7 @@ pub(super) async fn recover(
     let session = connection.session().get()?;
     let offset: Offset = offset.parse().ok()?;
     if welcome.generation == 0 {
-        // A connection without a room is not remembered, and misses nothing.
-        return offset.0.is_empty().then(Vec::new);
+        return None;
     }
     match enter_all(app, connection, session, &welcome.rooms, &offset).await {
         Ok(recoveries) => Some(recoveries),
@@ -131,7 +130,9 @@ async fn enter(
     let live = app.hub.enter(room, connection, || app.subscribe(room));
     live.wait().await?;
     let messages_max = app.config.recovery_max_messages;
+    let turn = app.turn_to_read(room).await;
     let missed = app.store.missed(room, cursor, messages_max).await?;
+    drop(turn);
     let mut newest = cursor;
     let mut parts = Vec::new();
     for item in Item::missed(&missed.ok_or(Failure::TooFar)?, cursor) {

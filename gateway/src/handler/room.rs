@@ -38,7 +38,7 @@ pub(super) async fn join(app: &Arc<App>, connection: &Arc<Connection>, room_id: 
         return refuse(connection, UNKNOWN_ROOM);
     };
     if session.is_in(room) {
-        return send_packet(connection, &answer(room, None));
+        return connection.send_with_offset(&answer(room, None));
     }
     // From here on the room counts as the connection's: whoever leaves meanwhile leaves the seat,
     // and if this handler is given up, the end of the connection cleans up behind it.

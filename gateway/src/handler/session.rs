@@ -21,11 +21,12 @@ const DUPLICATE_LOGIN: &str = "다른 기기에서 로그인하여 현재 세션
 const LOGGED_OUT: &str = "로그아웃되었습니다.";
 const FORCE_LOGIN_FAILED: &str = "세션 종료 중 오류가 발생했습니다.";
 
-/// The user's one session is `current`: connections of others may no longer write.
+/// The user's one session was `current` when this was said: connections of others are looked up before
+/// they write again.
 pub(crate) fn replaced(app: &App, user: UserId, current: SessionId) {
     for connection in of_other_sessions(app, user, current) {
         if let Some(session) = connection.session().get() {
-            session.end();
+            session.doubt();
         }
     }
 }
@@ -46,7 +47,8 @@ pub(crate) fn logged_out(app: &App, user: UserId) {
 }
 
 /// A socket of session `current` connected: sockets of older sessions are told, and closed after a
-/// while in which their user may see why.
+/// while in which their user may see why. Which sessions are older, Redis is asked: the news may come
+/// later than the socket of a session that came after.
 pub(crate) fn connected_elsewhere(
     app: &Arc<App>,
     user: UserId,
@@ -55,16 +57,29 @@ pub(crate) fn connected_elsewhere(
 ) {
     let notice = event_packet(DuplicateLogin::NAME, notice_json);
     for connection in of_other_sessions(app, user, current) {
-        send_packet(&connection, &notice);
-        let delay = app.config.duplicate_login_delay;
-        let connection = Arc::downgrade(&connection);
+        let (app, notice) = (Arc::clone(app), notice.clone());
         tokio::spawn(async move {
-            sleep(delay).await;
-            if let Some(connection) = connection.upgrade() {
-                end(&connection, SessionEndedReason::DuplicateLogin);
+            if is_older(&app, &connection).await {
+                send_packet(&connection, &notice);
+                let delay = app.config.duplicate_login_delay;
+                let waiting = Arc::downgrade(&connection);
+                drop(connection);
+                sleep(delay).await;
+                if let Some(connection) = waiting.upgrade() {
+                    end(&connection, SessionEndedReason::DuplicateLogin);
+                }
             }
         });
     }
+}
+
+/// Whether the session behind a connection is over.
+async fn is_older(app: &App, connection: &Connection) -> bool {
+    let Some(session) = connection.session().get() else {
+        return false;
+    };
+    let is_current = app.store.touch_session(session.user.id, session.id).await;
+    !is_current.unwrap_or(false)
 }
 
 /// Another connection goes on under `pid`: what is left of older ones may go.

@@ -165,7 +165,10 @@ impl Room {
     }
 
     pub(super) fn push(&mut self, message: &RoomMessage<'_>) {
-        if let Some(item) = Item::of_bus(message).filter(|_| !self.is_stale(message)) {
+        if self.is_stale(message) {
+            // Or the log has it: then its slot has moved to a node that counts otherwise.
+            self.doubted = true;
+        } else if let Some(item) = Item::of_bus(message) {
             self.push_item(item);
         }
     }
@@ -261,7 +264,9 @@ impl Room {
             Some((Place::Message(position), _)) => position.epoch >= missed.epoch,
             Some((Place::Change(_), _)) | None => true,
         };
-        self.queue.extend(newer.into_iter().filter(is_current));
+        let (current, stale): (Vec<_>, Vec<_>) = newer.into_iter().partition(is_current);
+        self.queue.extend(current);
+        self.doubted |= !stale.is_empty();
     }
 
     /// How long until an announcement is due; `None` if one is on its way.
@@ -535,6 +540,9 @@ mod tests {
         append(&mut room, 5, 2);
         room.fill(&missed(9, &[]));
         append(&mut room, 5, 2);
+        assert!(room.claim());
+        assert!(matches!(room.step(), Step::Missing(after) if after.message == at(5, 1)));
+        room.fill(&missed(9, &[]));
         assert_eq!(delivered(&mut room), [], "epochs begin at 9 now");
         push(&mut room, at(9, 2), at(5, 1));
         assert_eq!(delivered(&mut room), [at(9, 2)]);

@@ -33,7 +33,7 @@ end
 -- A master that hung and was replaced wakes up before it hears of it, and would take what waits in its
 -- sockets. Every gateway calls `beat` on every node a few times a second, so a node that has run no
 -- function for a second has stood still: for a moment it asks callers to try again, and the cluster
--- tells it what has become of its slots.
+-- tells it what has become of its slots. Only for what gateways call: the REST tier calls no beat.
 local STALL_MS = 1000
 local WARY_MS = 500
 local seen_ms, wary_until = nil, 0
@@ -486,20 +486,14 @@ local function read_log(keys, args)
 end
 
 -- KEYS changes | ARGV id count | read only
--- The changes after one, oldest first; 'far' when some of them are gone.
+-- The changes after one, oldest first; 'far' when the journal does not lead on from there: some are
+-- gone, or what stood there was lost with its master.
 -- -> {'ok', {id, change, ...}} {'far'}
 local function read_changes(keys, args)
   local id = args[1]
   local entries = redis.call('XRANGE', keys[1], '(' .. id, '+', 'COUNT', tonumber(args[2]))
-  if not entries[1] then
-    local is_known = id == '0-0' or redis.call('EXISTS', keys[1]) == 1
-    return is_known and {'ok', {}} or {'far'}
-  end
-  local known_ms, known_number = split_id(id)
-  local previous_ms, previous_number = split_id(entries[1][2][2])
-  local is_gap = previous_ms > known_ms
-    or previous_ms == known_ms and previous_number > known_number
-  if is_gap then return {'far'} end
+  local leads_on = entries[1] and entries[1][2][2] or newest_change(keys[1])
+  if leads_on ~= id then return {'far'} end
   local changes = {}
   for _, entry in ipairs(entries) do
     changes[#changes + 1] = entry[1]
@@ -669,11 +663,11 @@ end
 -- forgotten when it is older than the window.
 
 -- KEYS user session connections
--- ARGV channel user session ttl_ms pid notice_json window_ms repeated
+-- ARGV channel user session ttl_ms pid notice_json window_ms repeated new_pid
 -- Admits a socket: checks and touches the session, tells the user's older sockets once a session,
 -- and takes over the rooms of the connection `pid` (or, without one, of parked connections). What
 -- was taken stays to be taken by the same `pid` again, and without one by a repeated call: the
--- answer may be lost.
+-- answer may be lost. A connection that succeeds none is remembered under `new_pid`.
 -- -> {'ok', name, email, profile image or '', generation (0 if `pid` is not known), {room, ...}}
 --    {'invalid'} {'gone'}
 local function connect(keys, args)
@@ -702,6 +696,10 @@ local function connect(keys, args)
       redis.call('HSET', keys[3], other, session .. ' ' .. taken .. ' ' .. integer(now) .. list)
       for room in string.gmatch(list, '%x+') do rooms[#rooms + 1] = room end
     end
+  end
+  if generation == 0 then
+    redis.call('HSET', keys[3], args[9], session .. ' live 0 ' .. integer(now))
+    redis.call('PEXPIRE', keys[3], args[4])
   end
   return {'ok', name, email, image or '', generation, rooms}
 end
@@ -803,11 +801,11 @@ redis.register_function('update_member_' .. VERSION, awake(update_member))
 redis.register_function('history_' .. VERSION, history)
 redis.register_function('mark_read_' .. VERSION, awake(mark_read))
 redis.register_function('react_' .. VERSION, awake(react))
-redis.register_function('share_file_' .. VERSION, awake(share_file))
+redis.register_function('share_file_' .. VERSION, share_file)
 redis.register_function('set_profile_image_' .. VERSION, set_profile_image)
 redis.register_function('replace_session_' .. VERSION, replace_session)
 redis.register_function('end_session_' .. VERSION, end_session)
-redis.register_function('touch_session_' .. VERSION, awake(touch_session))
+redis.register_function('touch_session_' .. VERSION, touch_session)
 redis.register_function('connect_' .. VERSION, awake(connect))
 redis.register_function('hold_connection_' .. VERSION, awake(hold_connection))
 redis.register_function('forget_connection_' .. VERSION, forget_connection)
