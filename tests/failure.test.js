@@ -150,13 +150,10 @@ test('a killed Redis master costs no accepted message and repeats none', async (
   console.log(`${2 * MESSAGES} messages with a failover among them in ${Date.now() - since} ms`);
   assert.notEqual(await stack.redis.ownerOf(slot, survivor), port);
 
-  const heard = (one) => one.all('message').filter((m) => m.type === 'text').map((m) => m._id);
-  const texts = (one) => heard(one).filter((id) => accepted.includes(id));
+  const texts = (one) => one.all('message').filter((m) => m.type === 'text').map((m) => m._id);
   await eventually('every message at both', () => both.every((one) => texts(one).length >= accepted.length), { within: 30_000 });
   assert.deepEqual(texts(both[0]), texts(both[1]));
   assert.deepEqual([...texts(both[0])].sort(), [...accepted].sort());
-  // What each had on its way when the master was killed may have been heard before it was lost.
-  for (const one of both) assert.ok(heard(one).length <= accepted.length + both.length);
 
   const kept = [];
   for (let before, more = true; more; ) {

@@ -53,6 +53,17 @@ async function roomOf(...members) {
   return room;
 }
 
+/** Two users in a new room that both have heard a message of: one at home, one that roams from `gateway`. */
+async function pair(gateway, options) {
+  const [anna, bob] = await users('앤', '보비');
+  const stays = await chatter(home.url, anna, options);
+  const goes = await roamer(gateway, bob, options);
+  const room = await roomOf(stays, goes);
+  const first = await stays.say(room, 'first');
+  await goes.hears('first');
+  return { stays, goes, room, first };
+}
+
 /** What `one` has on screen of a room, from its events alone. */
 function screen(one, room) {
   const messages = one.all('message').filter((message) => message.room === room);
@@ -111,12 +122,7 @@ for (const [version, io] of CLIENTS) {
 }
 
 test('a client of a killed gateway recovers on another', async () => {
-  const [anna, bob] = await users('앤', '보비');
-  const stays = await chatter(home.url, anna);
-  const goes = await roamer(doomed, bob);
-  const room = await roomOf(stays, goes);
-  const first = await stays.say(room, 'first');
-  await goes.hears('first');
+  const { stays, goes, room, first } = await pair(doomed);
   goes.proxy.pointTo(1);
   await doomed.signal('SIGKILL');
   await goes.take('disconnect');
@@ -181,12 +187,7 @@ test('a client that has seen no event yet recovers, without a room and in one', 
 });
 
 test('a client that loaded older messages last recovers', async () => {
-  const [anna, bob] = await users('앤', '보비');
-  const stays = await chatter(home.url, anna);
-  const goes = await roamer(home, bob);
-  const room = await roomOf(stays, goes);
-  const first = await stays.say(room, 'first');
-  await goes.hears('first');
+  const { stays, goes, room, first } = await pair(home);
   await goes.history(room); // an event without an argument is among the answers
   assert.ok(await away(goes, other, () => stays.say(room, 'missed')));
   await goes.hears('missed');
@@ -224,12 +225,7 @@ test('a client in several rooms recovers again and again, each time on another g
 });
 
 test('a client cut at any moment of a stream of messages gets each once, in order', async () => {
-  const [anna, bob] = await users('앤', '보비');
-  const stays = await chatter(home.url, anna);
-  const goes = await roamer(home, bob);
-  const room = await roomOf(stays, goes);
-  const first = await stays.say(room, 'first');
-  await goes.hears('first');
+  const { stays, goes, room, first } = await pair(home);
   for (let n = 0, cuts = 0; cuts < 20; n += 1) {
     await stays.say(room, `number ${n}`);
     // Now and then before anything has come, mostly in the midst of it.
@@ -247,12 +243,7 @@ test('a client cut at any moment of a stream of messages gets each once, in orde
 });
 
 test('who was away for longer than the grace period has left, recovers, and is in again', async () => {
-  const [anna, bob] = await users('앤', '보비');
-  const stays = await chatter(home.url, anna);
-  const goes = await roamer(home, bob);
-  const room = await roomOf(stays, goes);
-  const first = await stays.say(room, 'first');
-  await goes.hears('first');
+  const { stays, goes, room, first } = await pair(home);
   const recovered = await away(goes, other, async () => {
     await stays.take('userLeft', undefined, GRACE_SECONDS * 1000 + 10_000);
     await stays.say(room, 'while away');
@@ -266,12 +257,7 @@ test('who was away for longer than the grace period has left, recovers, and is i
 });
 
 test('who missed too much is told so, and gets nothing of it', async () => {
-  const [anna, bob] = await users('앤', '보비');
-  const stays = await chatter(home.url, anna);
-  const goes = await roamer(home, bob);
-  const room = await roomOf(stays, goes);
-  await stays.say(room, 'first');
-  await goes.hears('first');
+  const { stays, goes, room } = await pair(home);
   const recovered = await away(goes, other, async () => {
     for (let n = 0; n <= MAX_MISSED; n += 1) await stays.say(room, `missed ${n}`);
   });
@@ -287,12 +273,7 @@ test('who missed too much is told so, and gets nothing of it', async () => {
 });
 
 test('a connection that vanished without a word gives its seats to the one that goes on', async () => {
-  const [anna, bob] = await users('앤', '보비');
-  const stays = await chatter(home.url, anna);
-  const goes = await roamer(home, bob);
-  const room = await roomOf(stays, goes);
-  await stays.say(room, 'first');
-  await goes.hears('first');
+  const { stays, goes, room } = await pair(home);
   goes.proxy.lose(); // the gateway hears nothing of what follows
   goes.proxy.pointTo(other.port);
   goes.socket.io.engine.transport.ws.terminate();
@@ -301,7 +282,7 @@ test('a connection that vanished without a word gives its seats to the one that 
   await goes.say(room, 'on the other gateway');
   goes.emit('leaveRoom', room);
   await stays.take('userLeft');
-  assert.deepEqual(screen(stays, room).participants, [anna.id]);
+  assert.deepEqual(screen(stays, room).participants, [stays.user.id]);
   goes.proxy.close();
 });
 
