@@ -100,11 +100,13 @@ class Redis {
     return (await this.owners(port)).find((node) => node.ranges.some(holds))?.port;
   }
 
-  /** The port of a replica of the master on `port`. */
+  /** The port of a replica of the master on `port`, once that knows one. */
   async replicaOf(port) {
     const id = await this.ask(port, 'CLUSTER', 'MYID');
-    const lines = (await this.ask(port, 'CLUSTER', 'REPLICAS', id)).split('\n').map((l) => l.split(' '));
-    return Number(lines[0][1].split('@')[0].split(':')[1]);
+    return eventually(`a replica of the master on port ${port}`, async () => {
+      const lines = (await this.ask(port, 'CLUSTER', 'REPLICAS', id)).split('\n').map((l) => l.split(' '));
+      return Number(lines[0][1].split('@')[0].split(':')[1]);
+    });
   }
 
   /** Whether the node on `port` is a replica whose link to its master is up. */
