@@ -3,11 +3,14 @@
 
 use std::{
     net::Ipv4Addr,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream, tcp},
@@ -33,8 +36,15 @@ const CHUNK: usize = 16 * 1024;
 
 /// One proxy for each node; ended when dropped.
 pub(crate) struct Proxies {
-    links: Vec<(u16, watch::Sender<Link>)>,
+    links: Vec<NodeLink>,
     _accepting: JoinSet<()>,
+}
+
+struct NodeLink {
+    node: u16,
+    link: watch::Sender<Link>,
+    /// Connections so far that were not for replication.
+    relayed: Arc<AtomicU64>,
 }
 
 impl Proxies {
@@ -44,8 +54,13 @@ impl Proxies {
         for (port, node) in (first..).zip(nodes) {
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
             let (link, watched) = watch::channel(Link::Open);
-            accepting.spawn(accept(listener, node, watched));
-            links.push((node, link));
+            let relayed = Arc::new(AtomicU64::new(0));
+            accepting.spawn(accept(listener, node, watched, Arc::clone(&relayed)));
+            links.push(NodeLink {
+                node,
+                link,
+                relayed,
+            });
         }
         Ok(Self {
             links,
@@ -53,21 +68,28 @@ impl Proxies {
         })
     }
 
-    /// Changes the links to a node.
+    /// Changes the links to a node. Fails when none ever came this way: then it would change nothing.
     pub(crate) fn set(&self, node: u16, link: Link) -> Result<()> {
-        let found = self.links.iter().find(|(port, _)| *port == node);
-        let (_, sender) = found.context("no proxy for this node")?;
-        sender.send_replace(link);
+        let found = self.links.iter().find(|found| found.node == node);
+        let found = found.context("no proxy for this node")?;
+        let relayed = found.relayed.load(Ordering::Relaxed);
+        ensure!(relayed > 0, "no connection to node {node} passes its proxy");
+        found.link.send_replace(link);
         Ok(())
     }
 }
 
-async fn accept(listener: TcpListener, node: u16, link: watch::Receiver<Link>) {
+async fn accept(
+    listener: TcpListener,
+    node: u16,
+    link: watch::Receiver<Link>,
+    relayed: Arc<AtomicU64>,
+) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             Ok((stream, _)) = listener.accept() => {
-                connections.spawn(relay(stream, node, link.clone()));
+                connections.spawn(relay(stream, node, link.clone(), Arc::clone(&relayed)));
             }
             Some(_) = connections.join_next() => {}
         }
@@ -75,7 +97,7 @@ async fn accept(listener: TcpListener, node: u16, link: watch::Receiver<Link>) {
 }
 
 /// Passes data both ways until one end closes or the link is cut.
-async fn relay(client: TcpStream, node: u16, link: watch::Receiver<Link>) {
+async fn relay(client: TcpStream, node: u16, link: watch::Receiver<Link>, relayed: Arc<AtomicU64>) {
     let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, node)).await else {
         return;
     };
@@ -93,8 +115,8 @@ async fn relay(client: TcpStream, node: u16, link: watch::Receiver<Link>) {
         }
     };
     tokio::select! {
-        () = pump(from_client, to_server, link.clone(), &exempt) => {}
-        () = pump(from_server, to_client, link, &exempt) => {}
+        () = pump(from_client, to_server, link.clone(), &exempt, Some(&relayed)) => {}
+        () = pump(from_server, to_client, link, &exempt, None) => {}
         () = is_cut => {}
     }
 }
@@ -104,14 +126,21 @@ async fn pump(
     mut to: tcp::OwnedWriteHalf,
     mut link: watch::Receiver<Link>,
     exempt: &AtomicBool,
+    relayed: Option<&AtomicU64>,
 ) {
     let mut chunk = vec![0; CHUNK];
+    let mut pieces = 0_u64;
     while let Ok(count @ 1..) = from.read(&mut chunk).await {
         let data = chunk.get(..count).unwrap_or_default();
         if is_replication(data) {
             exempt.store(true, Ordering::Relaxed);
         }
         if !exempt.load(Ordering::Relaxed) {
+            pieces += 1;
+            // Of a replica, which shows itself by its second piece, there is only a first here.
+            if let (2, Some(relayed)) = (pieces, relayed) {
+                relayed.fetch_add(1, Ordering::Relaxed);
+            }
             let state = *link.borrow();
             if let Link::Slow(delay) = state {
                 sleep(delay).await;

@@ -30,7 +30,7 @@ use super::{
     gateway::Gateway,
     plan,
     record::{Message, Reactions, Record},
-    verdict::{self, Stored, Verdict, Witness, judge},
+    verdict::{self, Stored, Verdict, Witness, judge, judge_newest},
     wait::until,
 };
 use crate::seed::{Login, Seeder};
@@ -186,6 +186,9 @@ pub(crate) async fn run(
         trouble.push(format!("{} ended by itself", gateway.name));
     }
     let (verdict, witnesses) = settle(options, stage).await?;
+    if verdict.accepted == 0 {
+        trouble.push("no message was accepted: nothing is shown by this run".to_owned());
+    }
     Ok(Outcome {
         verdict,
         injections,
@@ -349,10 +352,11 @@ async fn settle(options: &Options, stage: Stage) -> Result<(Verdict, Vec<Witness
             }
         };
         let witnesses = witnesses(&stage);
-        let verdict = judge(&stored, &witnesses);
+        let mut verdict = judge(&stored, &witnesses);
         // What is only on its way, or due when a lease ends, is not held against anyone yet.
         let is_strict = options.strict || settled.elapsed() < STATE_WITHIN;
         if verdict.failures(is_strict).is_empty() || Instant::now() >= deadline {
+            judge_newest(&mut verdict, &self::stored(&stage).await?, &witnesses);
             return Ok((verdict, witnesses));
         }
         sleep(Duration::from_millis(500)).await;

@@ -7,7 +7,7 @@ use slotcast_proto::{
     schema::record::ReadRuns,
 };
 
-use super::record::{Fate, Key, Reactions, Record, RoomRecord};
+use super::record::{Fate, Key, Reactions, Record, RoomRecord, Seen};
 
 /// A message in a room's log.
 #[derive(Clone, Copy, Debug)]
@@ -138,6 +138,27 @@ pub(crate) fn judge(rooms: &[Stored], witnesses: &[Witness]) -> Verdict {
     verdict
 }
 
+/// Judges what [`judge`] could not: messages shown that are newer than the log it had. `rooms` is
+/// read after the records were taken, so every message shown must be there.
+pub(crate) fn judge_newest(verdict: &mut Verdict, rooms: &[Stored], witnesses: &[Witness]) {
+    let ids = |room: &Stored| room.log.iter().map(|entry| entry.id).collect();
+    let logs: Vec<HashSet<_>> = rooms.iter().map(ids).collect();
+    for (client, witness) in witnesses.iter().enumerate() {
+        for (number, record) in witness.rooms.iter().zip(&witness.record.rooms) {
+            let log = logs.get(*number);
+            let is_unlogged = |seen: &&Seen| log.is_none_or(|log| !log.contains(&seen.id));
+            for seen in record.shown.iter().filter(is_unlogged) {
+                verdict.unlogged.add(|| unlogged(client, seen, *number));
+            }
+        }
+    }
+}
+
+fn unlogged(client: usize, seen: &Seen, number: usize) -> String {
+    let (id, at) = (seen.id, seen.at.as_secs_f64());
+    format!("client {client} was shown {id} at {at:.2} s: not in the log of room {number}")
+}
+
 fn room(stored: &Stored) -> Room<'_> {
     let log = stored.log.iter().enumerate();
     Room {
@@ -261,11 +282,9 @@ impl View<'_> {
             }
             let at = seen.at.as_secs_f64();
             let Some(place) = room.places.get(&seen.id) else {
-                // What came after the log was read is nobody's fault.
+                // What came after the log was read is for `judge_newest`.
                 if seen.timestamp <= room.newest {
-                    verdict.unlogged.add(|| {
-                        format!("client {client} was shown {} at {at:.2} s: not in the log of room {number}", seen.id)
-                    });
+                    verdict.unlogged.add(|| unlogged(*client, seen, *number));
                 }
                 continue;
             };
@@ -467,6 +486,18 @@ mod tests {
     #[test]
     fn another_order_than_the_logs_is_reordered() {
         assert_eq!(judge_live(1..=4, &[3, 2, 4]), [("reordered", 1)]);
+    }
+
+    #[test]
+    fn the_newest_message_on_a_screen_is_judged_by_a_later_log() {
+        let witnesses = [witness(&[2, 3, 4])];
+        let newest = |log: std::ops::RangeInclusive<u64>| {
+            let mut verdict = Verdict::default();
+            judge_newest(&mut verdict, &[stored(log)], &witnesses);
+            verdict.unlogged.count
+        };
+        assert_eq!(newest(1..=4), 0);
+        assert_eq!(newest(1..=3), 1);
     }
 
     #[test]
