@@ -30,6 +30,13 @@ const CONFIRM_TIMEOUT: Duration = Duration::from_secs(2);
 /// A node is avoided this long after its link ended, and for a channel that it refused or lost.
 const AVOID: Duration = Duration::from_millis(250);
 
+/// A channel goes back to a node of the preferred kind when its place and its master stayed the same
+/// for this long: not in the middle of a failover.
+const RETURN_AFTER: Duration = Duration::from_secs(10);
+
+/// Channels that go back at one time: each is without a subscription for a moment, and reads its log.
+const RETURNS_MAX: usize = 16;
+
 /// What the bus is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Action {
@@ -72,6 +79,7 @@ struct OpenLink {
 
 struct Placement {
     address: Address,
+    /// When it was placed, or its master changed.
     since: Instant,
     /// The slot's master that catching up asks, as far as known.
     master: Option<Address>,
@@ -102,7 +110,8 @@ impl Placements {
         self.refused.retain(|_, since| is_recent(since));
         let mut actions = Vec::new();
         self.remove_misplaced(wanted, topology, now, &mut actions);
-        self.note_masters(topology, &mut actions);
+        self.note_masters(topology, now, &mut actions);
+        self.send_back(topology, now, &mut actions);
         for channel in wanted {
             if !self.placed.contains_key(channel) {
                 self.place(*channel, topology, now, &mut actions);
@@ -196,7 +205,7 @@ impl Placements {
     }
 
     /// Has channels caught up whose slot went to another master.
-    fn note_masters(&mut self, topology: &Topology, actions: &mut Vec<Action>) {
+    fn note_masters(&mut self, topology: &Topology, now: Instant, actions: &mut Vec<Action>) {
         for (channel, placement) in &mut self.placed {
             let Some(group) = topology.group(channel.slot()) else {
                 continue;
@@ -208,9 +217,35 @@ impl Placements {
             placement.master = master.cloned();
             let link = self.links.get(&placement.address);
             if link.is_some_and(|link| link.live.contains(channel)) {
+                placement.since = now;
                 actions.push(Action::CatchUp(*channel));
             }
         }
+    }
+
+    /// Gives up some places that are not on a node of the preferred kind though there is one again.
+    fn send_back(&mut self, topology: &Topology, now: Instant, actions: &mut Vec<Action>) {
+        let is_due = |(channel, placement): &(&Channel, &Placement)| {
+            now.duration_since(placement.since) >= RETURN_AFTER
+                && self.is_live(**channel, &placement.address)
+                && self.is_second_choice(**channel, &placement.address, topology)
+        };
+        let due = self
+            .placed
+            .iter()
+            .filter(is_due)
+            .map(|(channel, _)| *channel);
+        let due: Vec<_> = due.take(RETURNS_MAX).collect();
+        for channel in due {
+            self.placed.remove(&channel);
+            actions.push(Action::Lost(channel));
+        }
+    }
+
+    /// Whether a node of the other kind would be chosen for the channel now.
+    fn is_second_choice(&self, channel: Channel, address: &Address, topology: &Topology) -> bool {
+        let chosen = self.choose(channel, topology);
+        chosen.is_some_and(|(best, master)| (best == master) != (*address == master))
     }
 
     fn place(
@@ -382,6 +417,42 @@ mod tests {
             "{actions:?}"
         );
         assert_eq!(scene.report("m1", News::Live(low())), [Action::Live(low())]);
+    }
+
+    #[test]
+    fn channels_go_back_to_a_replica_some_at_a_time_when_all_was_calm_for_a_while() {
+        let mut scene = Scene::new();
+        let count = u16::try_from(RETURNS_MAX).unwrap() + 1;
+        scene.placements.unanswered_max = usize::from(count);
+        for number in 0..count {
+            scene.live(room(number));
+        }
+        scene.report("r1", News::Down);
+        scene.settle();
+        for number in 0..count {
+            scene.report("m1", News::Live(room(number)));
+        }
+        scene.now += RETURN_AFTER - AVOID;
+        assert_eq!(scene.settle(), [], "not yet");
+        scene.now += AVOID;
+        let lost = |actions: &[Action]| {
+            let lost = actions
+                .iter()
+                .filter(|action| matches!(action, Action::Lost(_)));
+            lost.count()
+        };
+        let actions = scene.settle();
+        assert_eq!(lost(&actions), RETURNS_MAX);
+        assert!(
+            actions.contains(&subscribe(&scene.link("r1"), low())),
+            "{actions:?}"
+        );
+        assert!(
+            actions.contains(&unsubscribe(&scene.link("m1"), low())),
+            "{actions:?}"
+        );
+        assert_eq!(scene.report("r1", News::Live(low())), [Action::Live(low())]);
+        assert_eq!(lost(&scene.settle()), 1);
     }
 
     #[test]

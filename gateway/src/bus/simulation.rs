@@ -1,5 +1,5 @@
 //! The placements against a simulated cluster: whatever happens in whatever order, every wanted
-//! channel ends up on one node that serves it, and is caught up after every gap.
+//! channel ends up on one node that serves it, of the preferred kind, and is caught up after every gap.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -24,7 +24,7 @@ const NODES: usize = 9;
 
 /// Rounds without trouble after which all must be well, of [`ROUND`] each.
 const ROUNDS: usize = 200;
-const ROUND: Duration = Duration::from_millis(50);
+const ROUND: Duration = Duration::from_millis(100);
 
 #[test]
 fn every_wanted_channel_ends_up_live_once_and_caught_up() {
@@ -76,6 +76,7 @@ enum Sent {
 
 struct World {
     random: fastrand::Rng,
+    prefer: SubscribeTo,
     now: Instant,
     nodes: Vec<Node>,
     /// Master of each group.
@@ -110,6 +111,7 @@ impl World {
         let slots = [0, 1, 2, 3, 4, Channel::Lobby.slot().number()];
         let mut world = Self {
             random,
+            prefer,
             now: Instant::now(),
             nodes: (0..NODES).map(|index| node(index, None)).collect(),
             masters: [0, 1, 2],
@@ -147,7 +149,7 @@ impl World {
                 12..14 => self.with_connection(Self::report),
                 14 => self.with_connection(Self::probe),
                 15 => self.read_map(),
-                16 => self.now += Duration::from_millis(self.random.u64(0..400)),
+                16 => self.let_pass(),
                 17 => self.change_wants(),
                 18 => self.with_node(Self::learn_if_able),
                 _ => {
@@ -178,6 +180,12 @@ impl World {
         let (map, truth) = (&self.map, &self.truth);
         let is_unseen = |slot: &u16| map.group(number(*slot)) != truth.group(number(*slot));
         self.unseen.retain(is_unseen);
+    }
+
+    fn let_pass(&mut self) {
+        let is_long = self.random.u8(0..10) == 0;
+        let most = if is_long { 20_000 } else { 400 };
+        self.now += Duration::from_millis(self.random.u64(0..most));
     }
 
     fn report(&mut self, at: usize) {
@@ -564,6 +572,14 @@ impl World {
         group.is_some() && self.nodes[link.node].group == group
     }
 
+    fn is_preferred(&self, address: &Address, channel: Channel) -> bool {
+        let group = self.truth.group(channel.slot());
+        group.is_some_and(|group| match self.prefer {
+            SubscribeTo::Master => group.master == *address,
+            SubscribeTo::Replica => group.replicas.is_empty() || group.master != *address,
+        })
+    }
+
     fn note_gaps(&mut self) {
         let unserved = self
             .wanted
@@ -608,6 +624,10 @@ impl World {
             assert!(
                 self.serves(links[0], *channel),
                 "{channel} is on a node of its slot"
+            );
+            assert!(
+                self.is_preferred(&links[0].id.address, *channel),
+                "{channel} is on a node of the other kind"
             );
         }
         for link in &self.connections {
