@@ -12,7 +12,7 @@ use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
 use crate::{
     bus::{self, Bus, Reads, Receiver, Subscription, tails},
-    cluster::{Cluster, StoreError, beat},
+    cluster::{Address, Cluster, StoreError, beat},
     config::Config,
     hub::Hub,
     lease::Lease,
@@ -134,7 +134,12 @@ impl App {
 
     /// Waits for a turn to read a room for catching up; it lasts until the answer is dropped.
     pub(crate) async fn turn_to_read(&self, room: RoomId) -> Option<OwnedSemaphorePermit> {
-        self.reads.turn(self.cluster.master(room.slot())).await
+        self.reads.turn(self.master(room)).await
+    }
+
+    /// The node that a room's calls go to, as far as known.
+    pub(crate) fn master(&self, room: RoomId) -> Option<Address> {
+        self.cluster.master(room.slot())
     }
 
     /// Seconds since the process started.

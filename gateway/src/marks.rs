@@ -12,7 +12,10 @@ use slotcast_proto::id::{MessageId, RoomId, UserId};
 use tokio::{sync::Notify, time::sleep};
 use tracing::warn;
 
-use crate::{app::App, cluster::StoreError};
+use crate::{
+    app::App,
+    cluster::{Address, StoreError},
+};
 
 /// Marks on this gateway that Redis has not taken yet; beyond that they are dropped, and the client
 /// marks again when it next shows the message.
@@ -21,7 +24,7 @@ const MARKS_MAX: usize = 200_000;
 /// Marks in one call to Redis, so that it answers others in between.
 const MARKS_PER_CALL: usize = 2_000;
 
-/// Calls to Redis at one time.
+/// Calls to one master at one time.
 const CALLS_MAX: usize = 32;
 
 /// Pause before marks that Redis did not take are gathered again.
@@ -91,18 +94,26 @@ impl Marks {
         loop {
             self.begun.notified().await;
             sleep(app.config.gather_window).await;
-            let rooms = self.take();
-            // By itself: a shard that does not answer must not delay the marks of others.
-            let app = Arc::clone(app);
-            tokio::spawn(async move { store(&app, rooms).await });
+            // By itself: a master that does not answer must not delay the marks of others.
+            for calls in calls(app, self.take()).into_values() {
+                let app = Arc::clone(app);
+                tokio::spawn(async move { store(&app, calls).await });
+            }
         }
     }
 }
 
-async fn store(app: &App, rooms: Rooms) {
-    let calls = rooms
-        .into_iter()
-        .flat_map(|(room, readers)| batches(readers).into_iter().map(move |marks| (room, marks)));
+/// Cuts what was gathered into calls, by the master that they go to.
+fn calls(app: &App, rooms: Rooms) -> HashMap<Option<Address>, Vec<(RoomId, Batch)>> {
+    let mut calls: HashMap<_, Vec<_>> = HashMap::new();
+    for (room, readers) in rooms {
+        let batches = batches(readers).into_iter().map(|marks| (room, marks));
+        calls.entry(app.master(room)).or_default().extend(batches);
+    }
+    calls
+}
+
+async fn store(app: &App, calls: Vec<(RoomId, Batch)>) {
     stream::iter(calls)
         .for_each_concurrent(CALLS_MAX, |(room, marks)| async move {
             let outcome = app.store.mark_read(room, &marks).await;

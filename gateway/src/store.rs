@@ -25,7 +25,14 @@
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use redis::{Cmd, FromRedisValue, Value, cmd};
 use slotcast_proto::{
@@ -48,7 +55,7 @@ use crate::{
 };
 
 /// Entries read from a log or journal at once when catching up.
-const CATCH_UP_PAGE: usize = 500;
+const CATCH_UP_PAGE: usize = 100;
 
 /// Messages that a client gets when it joins a room.
 pub(crate) const JOIN_PAGE: i64 = 30;
@@ -129,6 +136,31 @@ pub(crate) struct Draft<'a> {
     pub(crate) may_repeat: bool,
     /// The message's JSON members, see [`record::message_body`].
     pub(crate) body: &'a str,
+}
+
+/// How much of what was missed is worth reading; beyond it, rooms are loaded anew, page by page.
+pub(crate) struct Allowance {
+    /// Messages of one room.
+    messages: usize,
+    /// Bytes of all rooms together that are left.
+    bytes: AtomicUsize,
+}
+
+impl Allowance {
+    pub(crate) const fn new(messages: usize, bytes: usize) -> Self {
+        let bytes = AtomicUsize::new(bytes);
+        Self { messages, bytes }
+    }
+
+    /// False when a page of entries is more than what is left.
+    fn take(&self, page: &[(String, String)]) -> bool {
+        let bytes = page.iter().map(|(_, text)| text.len()).sum();
+        let less = |left: usize| left.checked_sub(bytes);
+        let taken = self
+            .bytes
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        taken.is_ok()
+    }
 }
 
 /// What a reader of a room has missed.
@@ -537,16 +569,16 @@ impl Store {
     }
 
     /// Everything that happened in a room after `cursor`, or `None` when the room does not remember
-    /// that far back or had more messages since. Long gaps take several round trips.
+    /// that far back or more happened than is allowed. Long gaps take several round trips.
     pub(crate) async fn missed(
         &self,
         room: RoomId,
         cursor: Cursor,
-        messages_max: usize,
+        allowance: &Allowance,
     ) -> Result<Option<Missed>, StoreError> {
         let (log, changes) = tokio::try_join!(
-            self.messages_after(room, cursor.message, messages_max),
-            self.changes_after(room, cursor.change)
+            self.messages_after(room, cursor.message, allowance),
+            self.changes_after(room, cursor.change, allowance)
         )?;
         Ok(log.zip(changes).map(|((epoch, messages), changes)| Missed {
             epoch,
@@ -559,7 +591,7 @@ impl Store {
         &self,
         room: RoomId,
         mut after: StreamPosition,
-        messages_max: usize,
+        allowance: &Allowance,
     ) -> Result<Option<(u64, Vec<(StreamPosition, String)>)>, StoreError> {
         let mut messages = Vec::new();
         loop {
@@ -568,17 +600,20 @@ impl Store {
                 .arg(CATCH_UP_PAGE)
                 .to_owned();
             let answer = Answer::of("read_log", self.call(room.slot(), call).await?)?;
-            if answer.reason != "ok" || messages.len() > messages_max {
+            if answer.reason != "ok" {
                 return Ok(None);
             }
             let (epoch, page): (u64, Vec<(String, String)>) = answer.rest()?;
             let count = page.len();
+            if messages.len() + count > allowance.messages || !allowance.take(&page) {
+                return Ok(None);
+            }
             for (position, json) in page {
                 after = parse_position(&position)?;
                 messages.push((after, json));
             }
             if count < CATCH_UP_PAGE {
-                return Ok((messages.len() <= messages_max).then_some((epoch, messages)));
+                return Ok(Some((epoch, messages)));
             }
         }
     }
@@ -587,6 +622,7 @@ impl Store {
         &self,
         room: RoomId,
         mut after: StreamPosition,
+        allowance: &Allowance,
     ) -> Result<Option<Vec<(StreamPosition, String)>>, StoreError> {
         let mut changes = Vec::new();
         loop {
@@ -600,6 +636,9 @@ impl Store {
             }
             let (page,): (Vec<(String, String)>,) = answer.rest()?;
             let count = page.len();
+            if !allowance.take(&page) {
+                return Ok(None);
+            }
             for (id, change) in page {
                 after = parse_position(&id)?;
                 changes.push((after, change));

@@ -16,7 +16,9 @@ use slotcast_proto::{
 use tokio::time::sleep;
 use tracing::warn;
 
-use crate::{app::App, cluster::StoreError, connection::Connection, handler, hub::Chore};
+use crate::{
+    app::App, cluster::StoreError, connection::Connection, handler, hub::Chore, store::Allowance,
+};
 
 /// Rooms with more members than this are written by a task of their own, so that small rooms on the
 /// same link do not wait.
@@ -24,6 +26,9 @@ const INLINE_MEMBERS_MAX: usize = 256;
 
 /// Longest gap that is filled, in messages; beyond it members load the room anew, which costs less.
 const GAP_MESSAGES_MAX: usize = 10_000;
+
+/// Longest gap that is filled, in bytes.
+const GAP_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Pause before a store that did not answer is asked again for a room's log.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
@@ -239,7 +244,8 @@ async fn perform(app: &App, chore: Option<Chore>) {
             Chore::Fill(room, after) => {
                 app.metrics.bus_gap_fills.inc();
                 let turn = app.turn_to_read(room).await;
-                let read = app.store.missed(room, after, GAP_MESSAGES_MAX).await;
+                let allowance = Allowance::new(GAP_MESSAGES_MAX, GAP_BYTES_MAX);
+                let read = app.store.missed(room, after, &allowance).await;
                 drop(turn);
                 match read {
                     Ok(Some(missed)) => {

@@ -13,7 +13,7 @@
 
 use std::sync::Arc;
 
-use futures_util::future::try_join_all;
+use futures_util::{StreamExt, TryStreamExt, future::try_join_all, stream};
 use slotcast_proto::{
     id::RoomId,
     wire::{
@@ -31,11 +31,15 @@ use crate::{
     feed::{Item, Part},
     outbox::Opening,
     session::Session,
-    store::{Joined, Welcome},
+    store::{Allowance, Joined, Welcome},
 };
 
-/// Most bytes that a client is sent of what it missed; above, it loads its rooms anew, page by page.
+/// Most bytes that are read, and then sent to a client, of what it missed; above, it loads its rooms
+/// anew, page by page.
 const MISSED_BYTES_MAX: usize = 1024 * 1024;
+
+/// Rooms of one client that are read at one time.
+const ROOMS_AT_ONCE: usize = 8;
 
 /// One room of a client that recovers.
 pub(super) struct Recovery {
@@ -102,12 +106,20 @@ async fn enter_all(
     rooms: &[RoomId],
     offset: &Offset,
 ) -> Result<Vec<Recovery>, Failure> {
-    let entering = rooms.iter().map(|room| async move {
-        let cursor = offset.cursor(*room).ok_or(Failure::Unmentioned)?;
-        enter(app, connection, *room, cursor).await
-    });
-    let mut recoveries = try_join_all(entering).await?;
-    let bytes: usize = recoveries.iter().map(Recovery::bytes).sum();
+    let allowance = &Allowance::new(app.config.recovery_max_messages, MISSED_BYTES_MAX);
+    let enter = |room| async move {
+        let cursor = offset.cursor(room).ok_or(Failure::Unmentioned)?;
+        enter(app, connection, room, cursor, allowance).await
+    };
+    let entered = stream::iter(rooms.to_vec()).map(enter);
+    let entered = entered.buffer_unordered(ROOMS_AT_ONCE);
+    let mut recoveries: Vec<_> = entered.try_collect().await?;
+    let own_offset = if rooms.len() > 1 {
+        offset.to_string().len()
+    } else {
+        0
+    };
+    let bytes: usize = recoveries.iter().map(|one| one.bytes(own_offset)).sum();
     if bytes > MISSED_BYTES_MAX {
         return Err(Failure::TooFar);
     }
@@ -124,14 +136,14 @@ async fn enter(
     connection: &Arc<Connection>,
     room: RoomId,
     cursor: Cursor,
+    allowance: &Allowance,
 ) -> Result<Recovery, Failure> {
     connection.hold(room);
     connection.note_cursor(room, cursor);
     let live = app.hub.enter(room, connection, || app.subscribe(room));
     live.wait().await?;
-    let messages_max = app.config.recovery_max_messages;
     let turn = app.turn_to_read(room).await;
-    let missed = app.store.missed(room, cursor, messages_max).await?;
+    let missed = app.store.missed(room, cursor, allowance).await?;
     drop(turn);
     let mut newest = cursor;
     let mut parts = Vec::new();
@@ -181,7 +193,12 @@ pub(super) fn conclude(app: &Arc<App>, connection: &Arc<Connection>, recovery: &
 }
 
 impl Recovery {
-    fn bytes(&self) -> usize {
-        self.missed.iter().map(|part| part.frames.len()).sum()
+    /// Bytes to send; `own_offset` of them in every event besides its own.
+    fn bytes(&self, own_offset: usize) -> usize {
+        let sizes = self
+            .missed
+            .iter()
+            .map(|part| part.frames.len() + own_offset);
+        sizes.sum()
     }
 }

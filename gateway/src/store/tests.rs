@@ -82,6 +82,8 @@ async fn hangs(cluster: &Cluster, slot: Slot) {
     while answers().await.is_ok() {}
 }
 
+static ALL: Allowance = Allowance::new(usize::MAX, usize::MAX);
+
 #[tokio::test]
 async fn master_that_hangs_for_a_moment_stores_nothing_twice() {
     let metrics = StoreMetrics::default();
@@ -108,7 +110,7 @@ async fn master_that_hangs_for_a_moment_stores_nothing_twice() {
     assert!(metrics.retries_for("try_again") > 0, "it noticed");
     append(&store, room, IN_FLIGHT + 1).await.unwrap();
     let log = store
-        .missed(room, Cursor::default(), usize::MAX)
+        .missed(room, Cursor::default(), &ALL)
         .await
         .unwrap()
         .unwrap();
@@ -138,7 +140,7 @@ async fn message_that_nobody_waits_for_is_not_stored() {
     wake(&store, "late").await;
     let late = cluster.call_node(&master, &append).await;
     assert_eq!(late.unwrap_err().code(), Some("LATE"));
-    let log = store.missed(room, Cursor::default(), usize::MAX);
+    let log = store.missed(room, Cursor::default(), &ALL);
     assert!(log.await.unwrap().unwrap().messages.is_empty());
 }
 
@@ -159,12 +161,76 @@ async fn message_that_a_replica_has_is_appended_once() {
     let appends = (0..IN_FLIGHT).map(|number| append(&store, room, number));
     let appended = join_all(appends).await;
     assert!(appended.iter().all(Result::is_ok));
-    let log = store.missed(room, Cursor::default(), usize::MAX);
+    let log = store.missed(room, Cursor::default(), &ALL);
     assert_eq!(log.await.unwrap().unwrap().messages.len(), IN_FLIGHT);
     let rounds = metrics.confirmations(Confirmed::Replicated);
     assert!(
         (1..=IN_FLIGHT as u64 / 4).contains(&rounds),
         "{rounds} rounds for {IN_FLIGHT} messages"
+    );
+}
+
+#[tokio::test]
+async fn what_was_missed_is_read_up_to_the_allowance() {
+    const MESSAGES: usize = 3 * CATCH_UP_PAGE / 2;
+    let store = store_on(&connect().await, Durability::Master);
+    let room = new_room("allowance");
+    for number in 0..MESSAGES {
+        append(&store, room, number).await.unwrap();
+    }
+    let read = async |allowance: Allowance| {
+        let missed = store.missed(room, Cursor::default(), &allowance).await;
+        missed.unwrap().map(|missed| missed.messages)
+    };
+    let all = read(Allowance::new(MESSAGES, usize::MAX)).await.unwrap();
+    assert_eq!(all.len(), MESSAGES);
+    assert_eq!(read(Allowance::new(MESSAGES - 1, usize::MAX)).await, None);
+    let bytes = all.iter().map(|(_, json)| json.len()).sum::<usize>();
+    assert_eq!(read(Allowance::new(MESSAGES, bytes)).await, Some(all));
+    assert_eq!(read(Allowance::new(MESSAGES, bytes - 1)).await, None);
+}
+
+#[tokio::test]
+async fn journal_of_large_changes_is_bounded_in_bytes() {
+    const READERS: u128 = 120;
+    const MARKS: u64 = 2000;
+    let store = store_on(&connect().await, Durability::Master);
+    let room = new_room("journal");
+    let mut log = cmd("XADD");
+    log.arg(key::log(room))
+        .arg(format!("1-{MARKS}"))
+        .arg("m")
+        .arg("{}");
+    store.call(room.slot(), log).await.unwrap();
+    let message = |number| MessageId::new(room, StreamPosition { epoch: 1, number }).unwrap();
+    let messages: Vec<_> = (1..=MARKS).map(message).collect();
+    for reader in 0..READERS {
+        let reader = UserId::new(room.slot(), reader);
+        let mut member = cmd("HSET");
+        member
+            .arg(key::members(room))
+            .arg(reader.to_string())
+            .arg("{}");
+        store.call(room.slot(), member).await.unwrap();
+        let marks = [(reader, messages.clone())];
+        store.mark_read(room, &marks).await.unwrap();
+    }
+    let journal = cmd("XRANGE")
+        .arg(key::changes(room))
+        .arg("-")
+        .arg("+")
+        .to_owned();
+    let entries = store.call(room.slot(), journal).await.unwrap();
+    let entries: Vec<(String, Vec<String>)> = convert("XRANGE", entries).unwrap();
+    let bytes: usize = entries
+        .iter()
+        .flat_map(|(_, fields)| fields)
+        .map(String::len)
+        .sum();
+    assert!(
+        (2 << 20..5 << 20).contains(&bytes),
+        "{bytes} bytes in {} entries",
+        entries.len()
     );
 }
 

@@ -18,8 +18,10 @@ local READ_RUNS_MAX = 64
 -- Rooms that a file may be shown in; the first ones are forgotten.
 local FILE_ROOMS_MAX = 32
 local RECENT_WINDOW_MS = 600000
--- Changes kept for a room, about, however many come within the window.
+-- Changes kept for a room, about, however many come within the window, and bytes of them: large ones
+-- leave fewer in the journal.
 local CHANGES_MAX = 4096
+local CHANGES_BYTES_MAX = 4194304
 
 -- Start of this library on this node in milliseconds, renewed whenever an entry id would not rise.
 -- A local of the process: a node that takes over after a failover begins an epoch of its own.
@@ -268,8 +270,9 @@ local function add_change(changes, window_ms, change)
   local previous = newest_change(changes)
   local oldest = integer(math.max(now_ms() - window_ms, 0))
   local id = redis.call('XADD', changes, 'MINID', '~', oldest, '*', 'p', previous, 'c', change)
-  if redis.call('XLEN', changes) > CHANGES_MAX then
-    redis.call('XTRIM', changes, 'MAXLEN', '~', CHANGES_MAX)
+  local most = math.min(CHANGES_MAX, math.ceil(CHANGES_BYTES_MAX / #change))
+  if redis.call('XLEN', changes) > most then
+    redis.call('XTRIM', changes, 'MAXLEN', '~', most)
   end
   return id, previous
 end
