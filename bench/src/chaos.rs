@@ -80,6 +80,9 @@ pub(crate) struct Options {
     /// Grace period of the gateways, in seconds.
     #[arg(long, default_value_t = 3)]
     grace_seconds: u64,
+    /// Clients that a draining gateway sheds a second.
+    #[arg(long, default_value_t = 1000)]
+    drain_per_second: u32,
     /// Redis masters.
     #[arg(long, default_value_t = 3)]
     masters: usize,

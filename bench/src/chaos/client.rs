@@ -293,6 +293,7 @@ impl Client {
         let now = self.world.now();
         if self.record().is_ready {
             self.lost_at = Some(now);
+            self.record().losses.push(now);
         }
         self.record().is_ready = false;
         for pending in &mut self.pending {

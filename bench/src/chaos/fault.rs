@@ -73,6 +73,8 @@ impl Fault {
 /// Something that was done.
 #[derive(Clone, Debug)]
 pub(crate) struct Injection {
+    pub(crate) fault: Fault,
+    /// The fault and its target, in words.
     pub(crate) what: String,
     /// When it had taken effect, from the start of the run.
     pub(crate) begun: Duration,
@@ -108,6 +110,7 @@ impl Ground {
         self.note_strike();
         let target = self.strike(fault).await.with_context(|| fault.name())?;
         Ok(Injection {
+            fault,
             what: format!("{} {target}", fault.name()),
             begun: self.struck_at,
             ended: self.begun.elapsed(),

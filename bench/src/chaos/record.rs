@@ -200,6 +200,8 @@ pub(crate) struct Record {
     /// Reconnects after which the server had not recovered the connection.
     pub(crate) reloads: u64,
     pub(crate) recovered: u64,
+    /// When a connection was lost that had every room complete, from the start of the run.
+    pub(crate) losses: Vec<Duration>,
     /// From each loss of a connection until every room was complete again.
     pub(crate) absences: Vec<Duration>,
     /// Whether the client is connected and every room is complete.

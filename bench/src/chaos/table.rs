@@ -5,8 +5,8 @@ use std::{path::PathBuf, time::Duration};
 use serde::Serialize;
 
 use super::{
-    fault::Fault,
-    timing::{Deliveries, latencies, percentile},
+    fault::{Fault, Injection},
+    timing::{Deliveries, latencies, percentile, shed_per_second},
     trial::Outcome,
 };
 
@@ -35,6 +35,9 @@ pub(crate) struct Row {
     /// From a send to each delivery, in milliseconds: without slow readers, and with them.
     delivery_ms: Spread,
     crowded_delivery_ms: Option<Spread>,
+    /// Clients that a draining gateway shed a second, drain by drain.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    shed_per_second: Vec<f64>,
     failures: Vec<Failure>,
     #[serde(skip)]
     deliveries: Vec<Duration>,
@@ -86,6 +89,7 @@ impl Row {
             back_seconds: Spread::default(),
             delivery_ms: Spread::default(),
             crowded_delivery_ms: None,
+            shed_per_second: Vec::new(),
             failures: Vec::new(),
             deliveries: Vec::new(),
             crowded: Vec::new(),
@@ -126,6 +130,11 @@ impl Row {
             self.crowded.extend(crowded);
             self.crowded_delivery_ms = Some(Spread::of(&mut self.crowded).in_ms());
         }
+        let is_drain = |injection: &&Injection| injection.fault == Fault::DrainGateway;
+        let drains = outcome.injections.iter().filter(is_drain);
+        let rates = drains
+            .filter_map(|drain| shed_per_second(&outcome.witnesses, drain.begun..drain.ended));
+        self.shed_per_second.extend(rates);
         let deliveries = Deliveries::of(&outcome.witnesses);
         let moments = outcome.injections.iter().map(|injection| injection.begun);
         self.resumes
@@ -224,6 +233,17 @@ pub(crate) fn print(rows: &[Row]) {
                 crowded.p99
             );
         }
+    }
+    for row in rows.iter().filter(|row| !row.shed_per_second.is_empty()) {
+        let (name, rates) = (row.fault.name(), &row.shed_per_second);
+        let (least, most) = (
+            rates.iter().copied().fold(f64::INFINITY, f64::min),
+            rates.iter().copied().fold(0.0, f64::max),
+        );
+        println!(
+            "{name}: {} drains shed {least:.1} to {most:.1} clients a second",
+            rates.len()
+        );
     }
     for failure in rows.iter().flat_map(Row::failures) {
         println!("failed, seed {}: {}", failure.seed, failure.replay);

@@ -72,6 +72,16 @@ pub(crate) fn latencies(witnesses: &[Witness], sent: Range<Duration>) -> Vec<Dur
     latencies
 }
 
+/// Connections lost a second between two moments, from the first loss to the last; none of a few.
+pub(crate) fn shed_per_second(witnesses: &[Witness], between: Range<Duration>) -> Option<f64> {
+    const FEW: usize = 10;
+    let losses = witnesses.iter().flat_map(|witness| &witness.record.losses);
+    let losses: Vec<_> = losses.copied().filter(|at| between.contains(at)).collect();
+    let (first, last) = (losses.iter().min()?, losses.iter().max()?);
+    let intervals = (losses.len() > FEW).then(|| losses.len() - 1)?;
+    Some(intervals as f64 / (*last - *first).as_secs_f64())
+}
+
 /// The value that `percent` of the values do not exceed; zero of none.
 pub(crate) fn percentile(values: &mut [Duration], percent: usize) -> Duration {
     values.sort_unstable();

@@ -264,6 +264,10 @@ fn gateways(options: &Options, cluster: &Cluster, place: &Place<'_>) -> Result<V
         ("SLOTCAST_LEASE_SECONDS", options.lease_seconds.to_string()),
         ("SLOTCAST_GRACE_SECONDS", options.grace_seconds.to_string()),
         (
+            "SLOTCAST_DRAIN_PER_SECOND",
+            options.drain_per_second.to_string(),
+        ),
+        (
             "SLOTCAST_PING_INTERVAL_MS",
             PING_INTERVAL.as_millis().to_string(),
         ),
