@@ -101,3 +101,44 @@ test('a hung master that goes on after it was replaced', async () => {
   console.log(`${accepted} of ${ROOMS * SOCKETS_PER_ROOM} accepted without being sent again`);
   await eventually('the node to follow', () => redis.follows(scene.master), { within: 30_000 });
 }, { timeout: 120_000 });
+
+test('what a master had still to say when it stood still is heard only if the log has it', async () => {
+  const users = [await rest.user(unique('앨리스')), await rest.user(unique('보비'))];
+  const room = (await rest.room(users[0]))._id;
+  const both = [await chatter(gateway.url, users[0]), await chatter(other.url, users[1])];
+  for (const one of both) await one.join(room);
+  const { id } = await both[0].say(room, 'before');
+  const [epoch, number] = id.split('-').map(Number);
+  const slot = slotOf(room);
+  const master = await redis.ownerOf(slot);
+  const replica = await redis.replicaOf(master);
+  const channel = await eventually('the channel at the replica', async () => {
+    const channels = (await redis.ask(replica, 'PUBSUB', 'SHARDCHANNELS', '*:rooms')).split('\n');
+    const slots = await Promise.all(channels.map((name) => redis.ask(replica, 'CLUSTER', 'KEYSLOT', name)));
+    return channels[slots.map(Number).indexOf(slot)];
+  }, { within: 30_000 });
+  await eventually('both gateways to listen at the replica', async () =>
+    (await redis.ask(replica, 'PUBSUB', 'SHARDNUMSUB', channel)).endsWith('2'), { within: 30_000 });
+  const suspects = (one) => one.metric('store_suspect_nodes');
+  for (const one of [gateway, other]) await eventually('no suspect', async () => await suspects(one) === 0);
+  const prefix = room.slice(0, 12);
+  const ghost = JSON.stringify({ _id: `${prefix}0000ffff0001`, room, content: 'ghost', type: 'text' });
+
+  redis.signal(master, 'SIGSTOP');
+  for (const one of [gateway, other]) {
+    await eventually('the master to be suspect', async () => await suspects(one) > 0);
+  }
+  const published = await redis.ask(replica, 'SPUBLISH', channel, `m ${prefix} ${epoch}-${number + 1} ${id} ${ghost}`);
+  assert.equal(Number(published), 2, 'both gateways listen at the replica');
+  await eventually('another master', async () => await redis.ownerOf(slot, replica) === replica, { within: 30_000 });
+  redis.signal(master, 'SIGCONT');
+  await eventually('a message to be accepted', async () =>
+    (await both[1].ask('chatMessage', { room, type: 'text', content: 'after', clientMessageId: 'after' })).ok,
+  { within: 30_000 });
+  for (const one of both) {
+    await one.hears('after');
+    assert.deepEqual(texts(one).map((m) => m.content), ['before', 'after']);
+  }
+  await eventually('the node to follow', () => redis.follows(master), { within: 30_000 });
+  await eventually('no suspect to be left', async () => await suspects(gateway) === 0);
+}, { timeout: 120_000 });

@@ -137,6 +137,11 @@ impl App {
         self.reads.turn(self.master(room)).await
     }
 
+    /// Whether what the bus says of a room must be looked up in its log first.
+    pub(crate) fn is_suspect(&self, room: RoomId) -> bool {
+        self.cluster.is_suspect(room.slot())
+    }
+
     /// The node that a room's calls go to, as far as known.
     pub(crate) fn master(&self, room: RoomId) -> Option<Address> {
         self.cluster.master(room.slot())

@@ -40,7 +40,7 @@ use thiserror::Error;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
-use self::{confirm::Confirmer, node::Node};
+use self::{beat::Beats, confirm::Confirmer, node::Node};
 use crate::{config::RedisUrl, metrics::StoreMetrics};
 
 #[cfg(test)]
@@ -113,6 +113,7 @@ pub(crate) struct Cluster {
     nodes: Mutex<HashMap<Address, Arc<Node>>>,
     confirmers: Mutex<HashMap<Address, Arc<Confirmer>>>,
     refreshing: AtomicBool,
+    beats: Beats,
     /// Of whom a hint is about to be sent.
     hinting: Mutex<HashSet<Subject>>,
     /// [`CALL_DEADLINE`], but in tests.
@@ -135,6 +136,7 @@ impl Cluster {
             nodes: Mutex::default(),
             confirmers: Mutex::default(),
             refreshing: AtomicBool::new(false),
+            beats: Beats::default(),
             hinting: Mutex::default(),
             deadline: CALL_DEADLINE,
             metrics,

@@ -28,6 +28,7 @@
 //! | `store_retries_total` | `reason` | attempts to ask Redis that another one followed |
 //! | `store_confirmations_total` | `outcome` | times that a node was asked whether a replica has what it did |
 //! | `store_hints_total` | | hints that something was written on a node where no gateway listens |
+//! | `store_suspect_nodes` | | Redis nodes that stand still, or did a moment ago: rooms hear of them by way of the log |
 
 use std::{sync::atomic::AtomicU64, time::Duration};
 
@@ -242,6 +243,8 @@ pub(crate) struct StoreMetrics {
     confirmations: Family<ConfirmationLabels, Counter>,
     /// Hints that something was written on a node where no gateway listens.
     pub(crate) hints: Counter,
+    /// Nodes that stand still, or did a moment ago.
+    pub(crate) suspect_nodes: Gauge,
 }
 
 impl StoreMetrics {
@@ -473,6 +476,11 @@ impl Metrics {
             "hints",
             "Hints that something was written on a node where no gateway listens",
             self.store.hints.clone(),
+        );
+        store.register(
+            "suspect_nodes",
+            "Redis nodes that stand still, or did a moment ago: rooms hear of them by way of the log",
+            self.store.suspect_nodes.clone(),
         );
     }
 

@@ -84,15 +84,24 @@ impl Receiver {
                 false
             }
             RoomMessage::Unheard => {
-                if self.hinted.note(room) {
-                    let (app, hinted) = (Arc::clone(&self.app), Arc::clone(&self.hinted));
-                    tokio::spawn(async move { hinted.read(&app, room).await });
-                }
+                self.read(room);
+                false
+            }
+            RoomMessage::Appended(_) | RoomMessage::Changed { .. } if self.app.is_suspect(room) => {
+                self.read(room);
                 false
             }
             RoomMessage::Appended(_) | RoomMessage::Changed { .. } | RoomMessage::Event(_) => {
                 self.app.hub.accept(room, message)
             }
+        }
+    }
+
+    /// Has the room's log say what there is to deliver.
+    fn read(&self, room: RoomId) {
+        if self.hinted.note(room) {
+            let (app, hinted) = (Arc::clone(&self.app), Arc::clone(&self.hinted));
+            tokio::spawn(async move { hinted.read(&app, room).await });
         }
     }
 
