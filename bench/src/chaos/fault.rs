@@ -14,7 +14,7 @@ use tokio::{
 
 use super::{
     client::Blow,
-    cluster::{Cluster, Node, Seen, ask},
+    cluster::{Cluster, Node, Seen},
     gateway::Gateway,
     migration::move_slot,
     proxy::Link,
@@ -172,8 +172,7 @@ impl Ground {
     async fn strike_node(&mut self, fault: Fault, node: &Node) -> Result<()> {
         let cluster = Arc::clone(&self.cluster);
         if fault == Fault::Failover {
-            let () = ask(node.port, &["CLUSTER", "FAILOVER"]).await?;
-            return cluster.await_master(node).await;
+            return cluster.fail_over(node).await;
         }
         if matches!(fault, Fault::KillMaster | Fault::KillReplica) {
             cluster.kill(node)?;
