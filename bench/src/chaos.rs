@@ -23,9 +23,9 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
 
+pub(crate) use self::fault::Fault;
 use self::{
     cluster::Cluster,
-    fault::Fault,
     place::{Folder, free_ports},
     table::{Failure, Row},
     trial::Place,

@@ -3,6 +3,7 @@
 mod chaos;
 mod idle;
 mod process;
+mod render;
 mod report;
 mod seed;
 mod socket;
@@ -24,6 +25,8 @@ enum Command {
     Chaos(chaos::Options),
     /// Memory of one gateway that holds connections which joined a room and are idle.
     Idle(idle::Options),
+    /// README's tables and the plots, written from the results.
+    Report(render::Options),
     /// Memory of one backend through which forms with files stream.
     Uploads(uploads::Options),
 }
@@ -37,6 +40,7 @@ fn main() -> anyhow::Result<()> {
     match options.command {
         Command::Chaos(options) => runtime.block_on(chaos::run(options)),
         Command::Idle(options) => runtime.block_on(idle::run(options)),
+        Command::Report(options) => render::run(&options),
         Command::Uploads(options) => runtime.block_on(uploads::run(options)),
     }
 }
