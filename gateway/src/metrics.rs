@@ -549,7 +549,7 @@ mod tests {
             names += 1;
             assert!(text.contains(&format!("\n{name}")), "{name} in\n{text}");
         }
-        assert_eq!(names, 26);
+        assert_eq!(names, 27);
         assert!(
             text.contains("gateway_closes_total{reason=\"slow\"} 1"),
             "{text}"
