@@ -27,10 +27,8 @@ local CHANGES_BYTES_MAX = 4194304
 -- A local of the process: a node that takes over after a failover begins an epoch of its own.
 local epoch = nil
 
-local function now_ms()
-  local time = redis.call('TIME')
-  return time[1] * 1000 + math.floor(time[2] / 1000)
-end
+-- This node's clock when the call under way began, in milliseconds; set for each call.
+local now_ms = 0
 
 -- A master that hung and was replaced wakes up before it hears of it, and would take what waits in its
 -- sockets. Every gateway calls `beat` on every node a few times a second, so a node that has run no
@@ -41,10 +39,9 @@ local WARY_MS = 500
 local seen_ms, wary_until = nil, 0
 
 local function is_awake()
-  local now = now_ms()
-  if seen_ms and now - seen_ms > STALL_MS then wary_until = now + WARY_MS end
-  seen_ms = now
-  return now >= wary_until
+  if seen_ms and now_ms - seen_ms > STALL_MS then wary_until = now_ms + WARY_MS end
+  seen_ms = now_ms
+  return now_ms >= wary_until
 end
 
 local function awake(callback)
@@ -136,7 +133,7 @@ local function find_repeat(log, key)
   local found = recent_keys(log)[key]
   if not found then return nil end
   local entry = redis.call('XRANGE', log, found[1], found[1])[1]
-  if not entry or entry_time(entry) < now_ms() - REPEAT_WINDOW_MS then return nil end
+  if not entry or entry_time(entry) < now_ms - REPEAT_WINDOW_MS then return nil end
   return entry, found[2]
 end
 
@@ -144,13 +141,12 @@ end
 -- `body` is the message's JSON object from behind `_id` and `timestamp`, without the brace.
 local function append(log, channel, room, key, length_max, body)
   local last_epoch, last_number, last_time, previous = tail(log)
-  local now = now_ms()
   if not epoch or last_number == 0 or last_epoch > epoch then
-    epoch = math.max(now, last_epoch + 1, (epoch or 0) + 1)
+    epoch = math.max(now_ms, last_epoch + 1, (epoch or 0) + 1)
   end
   local number = last_number + 1
   if number > 4294967295 then error('the log of room ' .. room .. ' has no numbers left') end
-  local time = math.max(now, last_time + 1)
+  local time = math.max(now_ms, last_time + 1)
   local id = integer(epoch) .. '-' .. integer(number)
   local message = room .. string.format('%08x%04x', number, epoch % 65536)
   local json = '{"_id":"' .. message .. '","timestamp":' .. integer(time) .. ',' .. body
@@ -268,7 +264,7 @@ end
 
 local function add_change(changes, window_ms, change)
   local previous = newest_change(changes)
-  local oldest = integer(math.max(now_ms() - window_ms, 0))
+  local oldest = integer(math.max(now_ms - window_ms, 0))
   local id = redis.call('XADD', changes, 'MINID', '~', oldest, '*', 'p', previous, 'c', change)
   local most = math.min(CHANGES_MAX, math.ceil(CHANGES_BYTES_MAX / #change))
   if redis.call('XLEN', changes) > most then
@@ -330,7 +326,7 @@ local function mark_page(reads, user, numbers)
   local field = '~' .. user
   local runs = parse_runs(redis.call('HGET', reads, field))
   if add_run(runs, tonumber(numbers[1]), tonumber(numbers[#numbers])) then
-    redis.call('HSET', reads, field, format_runs(runs, now_ms()))
+    redis.call('HSET', reads, field, format_runs(runs, now_ms))
   end
 end
 
@@ -398,7 +394,7 @@ end
 -- replaced meanwhile must not tell rooms of messages that the new master may have too.
 -- -> {'ok' or 'repeat', position, message, timestamp, previous position}, or an error LATE
 local function append_message(keys, args)
-  if args[7] and now_ms() > tonumber(args[7]) then
+  if args[7] and now_ms > tonumber(args[7]) then
     return redis.error_reply('LATE nobody waits for the answer any more')
   end
   return append_once(keys[1], args[1], args[2], args[3], args[4], args[5], args[6])
@@ -484,7 +480,7 @@ local function read_log(keys, args)
     messages[#messages + 1] = entry_json(entry)
   end
   -- What this node appends from here on bears this epoch or a later one.
-  if not epoch then epoch = now_ms() end
+  if not epoch then epoch = now_ms end
   return {'ok', integer(epoch), messages}
 end
 
@@ -560,7 +556,7 @@ end
 -- -> {'ok'}
 local function mark_read(keys, args)
   local _, last = tail(keys[1])
-  local now, changes = now_ms(), {}
+  local changes = {}
   for i = 4, #args, 2 do
     local user, fresh = args[i], {}
     if redis.call('HEXISTS', keys[2], user) == 1 then
@@ -572,7 +568,7 @@ local function mark_read(keys, args)
         end
       end
       if #fresh > 0 then
-        redis.call('HSET', keys[3], user, format_runs(runs, now))
+        redis.call('HSET', keys[3], user, format_runs(runs, now_ms))
         changes[#changes + 1] = user .. ' ' .. table.concat(fresh, ',')
       end
     end
@@ -621,7 +617,7 @@ local function describe_room(keys)
   local _, last = tail(keys[3])
   local recent = 0
   if last > 0 then
-    local before = newest_before(keys[3], now_ms() - RECENT_WINDOW_MS)
+    local before = newest_before(keys[3], now_ms - RECENT_WINDOW_MS)
     local _, oldest = split_id(before or redis.call('XRANGE', keys[3], '-', '+', 'COUNT', 1)[1][1])
     recent = last - oldest
     if not before then recent = recent + 1 end
@@ -682,13 +678,13 @@ local function connect(keys, args)
   if redis.call('HDEL', keys[2], 'unannounced') == 1 then
     redis.call('SPUBLISH', args[1], 'c ' .. args[2] .. ' ' .. session .. ' ' .. args[6])
   end
-  local rooms, generation, now = {}, 0, now_ms()
+  local rooms, generation = {}, 0
   local connections = redis.call('HGETALL', keys[3])
   for i = 1, #connections, 2 do
     local other = connections[i]
     local of, state, last, ms, list =
       string.match(connections[i + 1], '^(%x+) (%a+) (%d+) (%d+)(.*)$')
-    if of ~= session or (state ~= 'live' and tonumber(ms) < now - args[7]) then
+    if of ~= session or (state ~= 'live' and tonumber(ms) < now_ms - args[7]) then
       redis.call('HDEL', keys[3], other)
     elseif other == pid or (pid == '' and (state == 'parked' or args[8] == '1' and state == 'taken')) then
       local taken = 'taken ' .. last
@@ -696,12 +692,12 @@ local function connect(keys, args)
         generation = tonumber(last) + 1
         taken = 'live ' .. integer(generation)
       end
-      redis.call('HSET', keys[3], other, session .. ' ' .. taken .. ' ' .. integer(now) .. list)
+      redis.call('HSET', keys[3], other, session .. ' ' .. taken .. ' ' .. integer(now_ms) .. list)
       for room in string.gmatch(list, '%x+') do rooms[#rooms + 1] = room end
     end
   end
   if generation == 0 then
-    redis.call('HSET', keys[3], args[9], session .. ' live 0 ' .. integer(now))
+    redis.call('HSET', keys[3], args[9], session .. ' live 0 ' .. integer(now_ms))
     redis.call('PEXPIRE', keys[3], args[4])
   end
   return {'ok', name, email, image or '', generation, rooms}
@@ -714,7 +710,7 @@ local function hold_connection(keys, args)
   local state, generation = string.match(record, '^%x+ (%a+) (%d+)')
   local is_superseded = generation and tonumber(generation) > tonumber(args[4])
   if is_superseded or (state == 'taken' and args[3] == 'parked') then return {'ok'} end
-  record = {args[2], args[3], args[4], integer(now_ms()) .. args[5]}
+  record = {args[2], args[3], args[4], integer(now_ms) .. args[5]}
   redis.call('HSET', keys[1], args[1], table.concat(record, ' '))
   redis.call('PEXPIRE', keys[1], args[6])
   return {'ok'}
@@ -765,22 +761,21 @@ end
 -- -> {'ok', dead gateway or ''} {'lost'}
 local function renew_lease(keys, args)
   local leases, reaping, gateway = keys[1], keys[2], args[1]
-  local now = now_ms()
-  local until_ms = integer(now + args[2])
+  local until_ms = integer(now_ms + args[2])
   if args[3] == '1' and not redis.call('ZSCORE', leases, gateway) then return {'lost'} end
   local latest = redis.call('ZREVRANGE', leases, 0, 0, 'WITHSCORES')[2]
-  if latest and tonumber(latest) < now then
+  if latest and tonumber(latest) < now_ms then
     -- Nobody could renew for a whole lease: it is Redis that was away, not the gateways.
     for _, other in ipairs(redis.call('ZRANGE', leases, 0, -1)) do
       redis.call('ZADD', leases, until_ms, other)
     end
   end
   redis.call('ZADD', leases, until_ms, gateway)
-  for _, other in ipairs(redis.call('ZRANGEBYSCORE', leases, '-inf', integer(now))) do
+  for _, other in ipairs(redis.call('ZRANGEBYSCORE', leases, '-inf', integer(now_ms))) do
     redis.call('ZREM', leases, other)
     redis.call('ZADD', reaping, 0, other)
   end
-  local dead = redis.call('ZRANGEBYSCORE', reaping, '-inf', integer(now), 'LIMIT', 0, 1)[1]
+  local dead = redis.call('ZRANGEBYSCORE', reaping, '-inf', integer(now_ms), 'LIMIT', 0, 1)[1]
   if dead then redis.call('ZADD', reaping, until_ms, dead) end
   return {'ok', dead or ''}
 end
@@ -794,40 +789,42 @@ end
 
 -- ------------------------------------------------------------------------------ registration
 
-redis.register_function('append_message_' .. VERSION, awake(append_message))
-redis.register_function('create_room_' .. VERSION, create_room)
-redis.register_function('admit_' .. VERSION, admit)
-redis.register_function('join_' .. VERSION, awake(join))
-redis.register_function('restore_' .. VERSION, awake(restore))
-redis.register_function('leave_' .. VERSION, awake(leave))
-redis.register_function('update_member_' .. VERSION, awake(update_member))
-redis.register_function('history_' .. VERSION, history)
-redis.register_function('mark_read_' .. VERSION, awake(mark_read))
-redis.register_function('react_' .. VERSION, awake(react))
-redis.register_function('share_file_' .. VERSION, share_file)
-redis.register_function('set_profile_image_' .. VERSION, set_profile_image)
-redis.register_function('replace_session_' .. VERSION, replace_session)
-redis.register_function('end_session_' .. VERSION, end_session)
-redis.register_function('touch_session_' .. VERSION, touch_session)
-redis.register_function('connect_' .. VERSION, awake(connect))
-redis.register_function('hold_connection_' .. VERSION, awake(hold_connection))
-redis.register_function('forget_connection_' .. VERSION, forget_connection)
-redis.register_function('renew_lease_' .. VERSION, awake(renew_lease))
-redis.register_function{
-  function_name = 'describe_room_' .. VERSION, callback = describe_room, flags = {'no-writes'},
-}
-redis.register_function{
-  function_name = 'read_log_' .. VERSION, callback = awake(read_log), flags = {'no-writes'},
-}
-redis.register_function{
-  function_name = 'read_tails_' .. VERSION, callback = awake(read_tails), flags = {'no-writes'},
-}
-redis.register_function{
-  function_name = 'read_changes_' .. VERSION, callback = awake(read_changes), flags = {'no-writes'},
-}
-redis.register_function{
-  function_name = 'look_back_' .. VERSION, callback = look_back, flags = {'no-writes'},
-}
-redis.register_function{
-  function_name = 'beat_' .. VERSION, callback = beat, flags = {'no-writes'},
-}
+local function register(name, callback, flags)
+  redis.register_function{
+    function_name = name .. '_' .. VERSION,
+    callback = function(keys, args)
+      local time = redis.call('TIME')
+      now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+      return callback(keys, args)
+    end,
+    flags = flags or {},
+  }
+end
+
+local READ_ONLY = {'no-writes'}
+
+register('append_message', awake(append_message))
+register('create_room', create_room)
+register('admit', admit)
+register('join', awake(join))
+register('restore', awake(restore))
+register('leave', awake(leave))
+register('update_member', awake(update_member))
+register('history', history)
+register('mark_read', awake(mark_read))
+register('react', awake(react))
+register('share_file', share_file)
+register('set_profile_image', set_profile_image)
+register('replace_session', replace_session)
+register('end_session', end_session)
+register('touch_session', touch_session)
+register('connect', awake(connect))
+register('hold_connection', awake(hold_connection))
+register('forget_connection', forget_connection)
+register('renew_lease', awake(renew_lease))
+register('describe_room', describe_room, READ_ONLY)
+register('read_log', awake(read_log), READ_ONLY)
+register('read_tails', awake(read_tails), READ_ONLY)
+register('read_changes', awake(read_changes), READ_ONLY)
+register('look_back', look_back, READ_ONLY)
+register('beat', beat, READ_ONLY)

@@ -130,7 +130,7 @@ mod tests {
                 "{name} is not defined"
             );
             assert!(
-                TEMPLATE.contains(&format!("'{name}_' .. VERSION")),
+                TEMPLATE.contains(&format!("\nregister('{name}', ")),
                 "{name} is not registered"
             );
         }
