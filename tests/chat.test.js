@@ -44,6 +44,8 @@ function isSender(sender, user) {
   assert.deepEqual({ _id, id, name, email, profileImage }, expected);
 }
 
+/** Without `roomCreated`, which comes to every socket whenever any test has made a room. */
+const ofRoom = (events) => events.filter((event) => event !== 'roomCreated');
 const ids = (users) => users.map((user) => user._id ?? user.id).sort();
 
 /** The text of each system message that `one` received about `name`. */
@@ -122,7 +124,7 @@ function suite(version, io) {
     const system = await b.take('message');
     await b.take('participantsUpdate', (users) => users.length === 2);
 
-    assert.deepEqual(b.order(from).slice(0, 3), ['joinRoomSuccess', 'message', 'participantsUpdate']);
+    assert.deepEqual(ofRoom(b.order(from)).slice(0, 3), ['joinRoomSuccess', 'message', 'participantsUpdate']);
     assert.equal(answer.roomId, room);
     assert.deepEqual(ids(answer.participants), ids([alice, bob]));
     assert.equal(answer.hasMore, false);
@@ -490,7 +492,7 @@ function suite(version, io) {
     await b.hears('text 60');
     const start = b.received.length;
     const pages = [await b.history(room, { limit: 30 })];
-    assert.deepEqual(b.order(start).slice(0, 2), ['messageLoadStart', 'previousMessagesLoaded']);
+    assert.deepEqual(ofRoom(b.order(start)).slice(0, 2), ['messageLoadStart', 'previousMessagesLoaded']);
     const forms = [(ms) => ms, (ms) => new Date(ms).toISOString()];
     for (const form of forms) {
       const before = form(pages.at(-1).messages[0].timestamp);
