@@ -2,6 +2,7 @@
 
 mod chaos;
 mod idle;
+mod plot;
 mod process;
 mod render;
 mod report;

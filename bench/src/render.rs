@@ -13,8 +13,10 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
+use serde::Deserialize;
 
 use self::results::Results;
+use crate::plot::{self, Point};
 
 /// Options of `bench report`.
 #[derive(Args)]
@@ -41,35 +43,63 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         );
         return Ok(());
     }
-    fs::write(options.root.join(README), rendered.readme)?;
+    for (path, text) in rendered.files {
+        fs::write(options.root.join(&path), text)
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
     Ok(())
 }
 
-/// README as the results have it.
+/// README and the plots as the results have them.
 struct Rendered {
-    readme: String,
-    /// Names of what is otherwise on disk.
+    /// By paths relative to the root.
+    files: Vec<(PathBuf, String)>,
+    /// Names of what is otherwise on disk: blocks and plots.
     differing: Vec<String>,
 }
 
 impl Rendered {
     fn of(root: &Path) -> Result<Self> {
         let results = Results::read(root)?;
-        let blocks = [
-            ("numbers", numbers::table(&results)?),
-            ("faults", faults::table(&results)?),
-        ];
         let mut readme = fs::read_to_string(root.join(README)).context(README)?;
         let mut differing = Vec::new();
-        for (name, fresh) in blocks {
+        for (name, fresh) in [
+            ("numbers", numbers::table(&results)?),
+            ("faults", faults::table(&results)?),
+        ] {
             let replaced = replace(&readme, name, &fresh)?;
             if replaced != readme {
                 differing.push(name.to_owned());
                 readme = replaced;
             }
         }
-        Ok(Self { readme, differing })
+        let mut files = vec![(PathBuf::from(README), readme)];
+        for (path, svg) in plots(&results)? {
+            if fs::read_to_string(root.join(&path)).ok().as_ref() != Some(&svg) {
+                differing.push(path.display().to_string());
+            }
+            files.push((path, svg));
+        }
+        Ok(Self { files, differing })
     }
+}
+
+/// What is read of a ramp's figures.
+#[derive(Deserialize)]
+struct Ramp {
+    points: Vec<Point>,
+}
+
+/// A plot beside each result file of a ramp.
+fn plots(results: &Results) -> Result<Vec<(PathBuf, String)>> {
+    let mut plots = Vec::new();
+    for experiment in results.of_kind("ramp") {
+        for (file, ramp) in experiment.files().zip(experiment.figures::<Ramp>()?) {
+            let path = Path::new(results::FOLDER).join(file).with_extension("svg");
+            plots.push((path, plot::ramp(&ramp.points).context(file.to_owned())?));
+        }
+    }
+    Ok(plots)
 }
 
 /// The document with other lines between a block's two markers.
@@ -89,7 +119,9 @@ fn replace(document: &str, name: &str, fresh: &str) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use serde_json::json;
+
+    use super::{results::tests::results, *};
 
     #[test]
     fn readme_shows_the_results() {
@@ -105,6 +137,29 @@ mod tests {
         let expected = "a\n<!-- bench:x -->\n| 2 |\n<!-- /bench:x -->\nb\n";
         assert_eq!(replaced, expected);
         assert_eq!(replace(&replaced, "x", "| 2 |\n").unwrap(), expected);
+    }
+
+    #[test]
+    fn each_run_of_a_ramp_is_plotted_beside_its_file() {
+        let point = |at_seconds: u32| {
+            json!({
+                "at_seconds": at_seconds, "users": 100, "failed": 0, "p50_ms": 2, "p95_ms": 5,
+                "p99_ms": 9, "gateway_cpu_cores": 0.1, "backend_cpu_cores": 0.2,
+                "redis_cpu_cores": 0.1, "client_cpu_cores": 0.1, "gateway_mib": 6, "backend_mib": 30,
+            })
+        };
+        let figures = || json!({"points": [point(0), point(30)]});
+        let results = results(&[("ramp-run1", "", figures()), ("ramp-run2", "", figures())]);
+        let plots = plots(&results).unwrap();
+        let paths: Vec<_> = plots
+            .iter()
+            .map(|(path, _)| path.to_str().unwrap())
+            .collect();
+        assert_eq!(
+            paths,
+            ["bench/results/ramp-run1.svg", "bench/results/ramp-run2.svg"]
+        );
+        assert!(plots.iter().all(|(_, svg)| svg.starts_with("<svg")));
     }
 
     #[test]

@@ -121,6 +121,11 @@ impl Experiment {
         figures.collect()
     }
 
+    /// Each run's file.
+    pub(super) fn files(&self) -> impl Iterator<Item = &str> {
+        self.runs.values().map(|run| run.file.as_str())
+    }
+
     /// What the runs' command lines say after an option.
     pub(super) fn option(&self, name: &str) -> Result<&str> {
         let mut values = self.runs.values().map(|run| {
