@@ -1,6 +1,7 @@
 //! Plays the users and counts. Speaks only what `proto` says; links neither server.
 
 mod chaos;
+mod heap;
 mod idle;
 mod plot;
 mod process;
@@ -24,6 +25,8 @@ struct Options {
 enum Command {
     /// Proof of delivery: real processes under load, faults from a seed, and the clients' own records.
     Chaos(chaos::Options),
+    /// What the heap of a gateway is made of, from the profile that it wrote.
+    Heap(heap::Options),
     /// Memory of one gateway that holds connections which joined a room and are idle.
     Idle(idle::Options),
     /// README's tables and the plots, written from the results.
@@ -40,6 +43,7 @@ fn main() -> anyhow::Result<()> {
         .build()?;
     match options.command {
         Command::Chaos(options) => runtime.block_on(chaos::run(options)),
+        Command::Heap(options) => heap::run(&options),
         Command::Idle(options) => runtime.block_on(idle::run(options)),
         Command::Report(options) => render::run(&options),
         Command::Uploads(options) => runtime.block_on(uploads::run(options)),

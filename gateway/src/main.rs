@@ -32,8 +32,13 @@ mod telemetry;
 mod websocket;
 mod words;
 
+#[cfg(not(feature = "heap-profile"))]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+#[cfg(feature = "heap-profile")]
+#[global_allocator]
+static ALLOCATOR: dhat::Alloc = dhat::Alloc;
 
 /// The settings are wrong (`EX_USAGE` of sysexits.h).
 const EXIT_CONFIG: u8 = 64;
@@ -109,6 +114,8 @@ fn fit_to_descriptors(config: &mut Config) {
 
 /// Binds, serves until a signal, drains.
 async fn live(config: Config) -> io::Result<()> {
+    #[cfg(feature = "heap-profile")]
+    let profiler = dhat::Profiler::new_heap();
     let mut signals = Signals::listen()?;
     let app = Arc::new(App::new(config).map_err(io::Error::other)?);
     let admin = tokio::net::TcpListener::bind(app.config.admin_listen).await?;
@@ -123,6 +130,9 @@ async fn live(config: Config) -> io::Result<()> {
         () = server::accept(&app, &listener, &handshakes) => "the end of accepting",
         signal = signals.next() => signal,
     };
+    // Writes `dhat-heap.json`: what the heap holds at this moment.
+    #[cfg(feature = "heap-profile")]
+    drop(profiler);
     tracing::info!(signal, "ending");
     app.sockets.readiness.set_draining();
     drop(listener);
