@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashMap, VecDeque, hash_map::Entry},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -84,11 +84,11 @@ impl Receiver {
                 false
             }
             RoomMessage::Unheard => {
-                self.read(room);
+                self.read(room, true);
                 false
             }
             RoomMessage::Appended(_) | RoomMessage::Changed { .. } if self.app.is_suspect(room) => {
-                self.read(room);
+                self.read(room, false);
                 false
             }
             RoomMessage::Appended(_) | RoomMessage::Changed { .. } | RoomMessage::Event(_) => {
@@ -97,9 +97,9 @@ impl Receiver {
         }
     }
 
-    /// Has the room's log say what there is to deliver.
-    fn read(&self, room: RoomId) {
-        if self.hinted.note(room) {
+    /// Has the room's log say what there is to deliver; the participants may have changed as well.
+    fn read(&self, room: RoomId, participants: bool) {
+        if self.hinted.note(room, participants) {
             let (app, hinted) = (Arc::clone(&self.app), Arc::clone(&self.hinted));
             tokio::spawn(async move { hinted.read(&app, room).await });
         }
@@ -190,21 +190,30 @@ fn doubt_sessions(connections: &[Arc<Connection>]) {
 /// and again while its log is read would never get to deliver.
 #[derive(Default)]
 struct HintedRooms {
-    /// Whether another hint came since the reading began.
-    rooms: Mutex<HashMap<RoomId, bool>>,
+    rooms: Mutex<HashMap<RoomId, Reading>>,
+}
+
+struct Reading {
+    /// Another hint came since it began.
+    again: bool,
+    /// The participants may have changed.
+    participants: bool,
 }
 
 impl HintedRooms {
     /// Notes a hint; true if the caller is to [`HintedRooms::read`].
-    fn note(&self, room: RoomId) -> bool {
-        let mut rooms = self.rooms.lock().unwrap_or_else(PoisonError::into_inner);
-        match rooms.entry(room) {
-            Entry::Occupied(mut again) => {
-                again.insert(true);
+    fn note(&self, room: RoomId, participants: bool) -> bool {
+        match self.rooms().entry(room) {
+            Entry::Occupied(mut reading) => {
+                reading.get_mut().again = true;
+                reading.get_mut().participants |= participants;
                 false
             }
             Entry::Vacant(place) => {
-                place.insert(false);
+                place.insert(Reading {
+                    again: false,
+                    participants,
+                });
                 true
             }
         }
@@ -215,9 +224,11 @@ impl HintedRooms {
         loop {
             if app.hub.doubt(room) {
                 deliver(Arc::clone(app), room).await;
-                let chore = app.hub.participants_changed(room, None);
-                let app = Arc::clone(app);
-                tokio::spawn(async move { perform(&app, chore).await });
+                if self.take_participants(room) {
+                    let chore = app.hub.participants_changed(room, None);
+                    let app = Arc::clone(app);
+                    tokio::spawn(async move { perform(&app, chore).await });
+                }
             }
             sleep(HINT_WINDOW).await;
             if !self.again(room) {
@@ -226,16 +237,25 @@ impl HintedRooms {
         }
     }
 
+    fn take_participants(&self, room: RoomId) -> bool {
+        let mut rooms = self.rooms();
+        let reading = rooms.get_mut(&room);
+        reading.is_some_and(|reading| std::mem::take(&mut reading.participants))
+    }
+
     /// Whether there were hints since the last reading; forgets the room otherwise.
     fn again(&self, room: RoomId) -> bool {
-        let mut rooms = self.rooms.lock().unwrap_or_else(PoisonError::into_inner);
-        let again = rooms.get(&room) == Some(&true);
-        if again {
-            rooms.insert(room, false);
-        } else {
+        let mut rooms = self.rooms();
+        let reading = rooms.get_mut(&room);
+        let again = reading.is_some_and(|reading| std::mem::take(&mut reading.again));
+        if !again {
             rooms.remove(&room);
         }
         again
+    }
+
+    fn rooms(&self) -> MutexGuard<'_, HashMap<RoomId, Reading>> {
+        self.rooms.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -306,10 +326,12 @@ mod tests {
     fn hints_of_a_room_are_gathered_while_its_log_is_read() {
         let hinted = HintedRooms::default();
         let room = RoomId::new(Slot::new(1).unwrap(), 2);
-        assert!(hinted.note(room), "the first hint begins a reading");
-        assert!(!hinted.note(room) && !hinted.note(room));
+        assert!(hinted.note(room, false), "the first hint begins a reading");
+        assert!(!hinted.take_participants(room));
+        assert!(!hinted.note(room, true) && !hinted.note(room, false));
         assert!(hinted.again(room), "what came meanwhile is read once more");
+        assert!(hinted.take_participants(room) && !hinted.take_participants(room));
         assert!(!hinted.again(room));
-        assert!(hinted.note(room), "and the next one begins another");
+        assert!(hinted.note(room, false), "and the next one begins another");
     }
 }

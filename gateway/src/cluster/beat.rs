@@ -25,6 +25,9 @@ use super::{Address, Cluster, Topology};
 /// A quarter of what the library takes for standing still.
 const BEAT: Duration = Duration::from_millis(250);
 
+/// Beats that are due so late tell that the gateway stood still.
+const LATE: Duration = Duration::from_millis(500);
+
 /// A node that answers no beat for this long stands still; no cluster replaces a master sooner.
 const STILL: Duration = Duration::from_secs(1);
 
@@ -37,9 +40,16 @@ const GONE: Duration = Duration::from_secs(5);
 /// Who does not answer, or did not until a moment ago.
 #[derive(Default)]
 pub(super) struct Beats {
-    unanswered: Mutex<HashMap<Address, Unanswered>>,
+    state: Mutex<State>,
     /// Whether there may be a suspect: every message asks.
     any_suspect: AtomicBool,
+}
+
+#[derive(Default)]
+struct State {
+    unanswered: HashMap<Address, Unanswered>,
+    /// When beats were last due: a gateway that is late itself cannot tell who is.
+    swept: Option<Instant>,
 }
 
 struct Unanswered {
@@ -55,8 +65,9 @@ struct Unanswered {
 impl Beats {
     /// Notes that a beat is due; false if one is awaited already.
     fn ask(&self, node: &Address, topology: &Arc<Topology>, now: Instant) -> bool {
-        let mut unanswered = self.lock();
-        let entry = unanswered
+        let mut state = self.lock();
+        let entry = state
+            .unanswered
             .entry(node.clone())
             .or_insert_with(|| Unanswered {
                 since: now,
@@ -69,16 +80,18 @@ impl Beats {
 
     /// Notes that the awaited beat was answered, or will never be.
     fn settle(&self, node: &Address, is_answered: bool, now: Instant) {
-        let mut unanswered = self.lock();
-        let Some(entry) = unanswered.get_mut(node) else {
+        let mut state = self.lock();
+        let swept = state.swept;
+        let Some(entry) = state.unanswered.get_mut(node) else {
             return;
         };
         entry.is_awaited = false;
         if !is_answered {
             return;
         }
+        entry.forgive(swept, now);
         if now.duration_since(entry.since) < STILL {
-            unanswered.remove(node);
+            state.unanswered.remove(node);
         } else {
             entry.ends.get_or_insert(now + LINGER);
         }
@@ -86,14 +99,17 @@ impl Beats {
 
     /// Forgets those who are no suspects any more, and counts those who are.
     fn sweep(&self, topology: &Topology, now: Instant) -> usize {
-        let mut unanswered = self.lock();
-        unanswered.retain(|node, entry| {
+        let mut state = self.lock();
+        let swept = state.swept.replace(now);
+        state.unanswered.retain(|node, entry| {
+            entry.forgive(swept, now);
             if !topology.nodes().any(|other| other == node) {
                 entry.ends.get_or_insert(now + GONE);
             }
             entry.ends.is_none_or(|ends| now < ends)
         });
-        let suspects = unanswered.values().filter(|entry| entry.is_suspect(now));
+        let unanswered = state.unanswered.values();
+        let suspects = unanswered.filter(|entry| entry.is_suspect(now));
         let count = suspects.count();
         self.any_suspect.store(count > 0, Ordering::Relaxed);
         count
@@ -101,22 +117,31 @@ impl Beats {
 
     fn is_suspect(&self, slot: Slot, now: Instant) -> bool {
         self.any_suspect.load(Ordering::Relaxed)
-            && self.lock().iter().any(|(node, entry)| {
+            && self.lock().unanswered.iter().any(|(node, entry)| {
                 let group = entry.topology.group(slot);
                 entry.is_suspect(now) && group.is_some_and(|group| group.master == *node)
             })
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Address, Unanswered>> {
-        self.unanswered
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Unanswered {
+    /// Counts anew if the gateway itself stood still since beats were last due: a node that was not
+    /// suspect then may have answered meanwhile.
+    fn forgive(&mut self, swept: Option<Instant>, now: Instant) {
+        if let Some(swept) = swept
+            && now.duration_since(swept) >= LATE
+            && !self.is_suspect(swept)
+        {
+            self.since = now;
+        }
+    }
+
     fn is_suspect(&self, now: Instant) -> bool {
-        now.duration_since(self.since) >= STILL
+        now.saturating_duration_since(self.since) >= STILL
     }
 }
 
@@ -200,6 +225,21 @@ mod tests {
     }
 
     #[test]
+    fn gateway_that_stood_still_itself_suspects_nobody() {
+        for is_answered_first in [true, false] {
+            let mut scene = Scene::new();
+            scene.pass(BEAT);
+            assert!(scene.ask());
+            scene.now += 2 * STILL;
+            if is_answered_first {
+                scene.settle(true);
+            }
+            scene.pass(BEAT);
+            assert!(!scene.is_suspect(SLOT));
+        }
+    }
+
+    #[test]
     fn master_that_was_replaced_is_suspect_for_the_slots_that_it_had() {
         let mut scene = Scene::new();
         assert!(scene.ask());
@@ -208,7 +248,7 @@ mod tests {
         assert!(scene.is_suspect(SLOT));
         scene.pass(GONE / 2);
         assert!(scene.is_suspect(SLOT));
-        scene.pass(GONE / 2);
+        scene.pass(GONE / 2 + BEAT);
         assert!(!scene.is_suspect(SLOT));
     }
 
@@ -233,7 +273,11 @@ mod tests {
         }
 
         fn pass(&mut self, time: Duration) {
-            self.now += time;
+            let end = self.now + time;
+            while self.now < end {
+                self.now += BEAT;
+                self.beats.sweep(&self.topology, self.now);
+            }
         }
 
         fn ask(&self) -> bool {
@@ -245,7 +289,6 @@ mod tests {
         }
 
         fn is_suspect(&self, slot: u16) -> bool {
-            self.beats.sweep(&self.topology, self.now);
             self.beats.is_suspect(Slot::new(slot).unwrap(), self.now)
         }
     }
