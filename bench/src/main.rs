@@ -10,6 +10,7 @@ mod report;
 mod seed;
 mod socket;
 mod uploads;
+mod websocket;
 
 use clap::{Parser, Subcommand};
 

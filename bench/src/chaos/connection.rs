@@ -1,8 +1,5 @@
 //! One client's WebSocket: light enough for ten thousand in a process, and safe to stop reading at
 //! any moment.
-//!
-//! Source: RFC 6455, sections 4.1 and 5.2. A server's frames are neither masked nor, from a gateway,
-//! fragmented.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -14,17 +11,15 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
+use crate::websocket::{
+    CLOSE, TEXT, close_reason, header, text_frame, upgrade_answer, upgrade_request,
+};
+
 /// From the SYN to the answer of the handshake, and for one packet to be taken by the kernel.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a slow reader takes a second.
 const SLOW_BYTES: usize = 1024;
-
-/// Largest frame that a client takes, in bytes.
-const FRAME_BYTES_MAX: u64 = 16 * 1024 * 1024;
-
-const TEXT: u8 = 0x1;
-const CLOSE: u8 = 0x8;
 
 /// An open WebSocket.
 pub(crate) struct Connection {
@@ -56,20 +51,11 @@ impl Connection {
     }
 
     async fn shake_hands(&mut self, gateway: SocketAddr) -> Result<()> {
-        let request = format!(
-            "GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: {gateway}\r\n\
-            Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-            Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-        );
+        let request = upgrade_request(gateway);
         self.stream.write_all(request.as_bytes()).await?;
         loop {
-            if let Some(end) = find(&self.incoming, b"\r\n\r\n") {
-                let answer = self.incoming.split_to(end + 4);
-                ensure!(
-                    answer.starts_with(b"HTTP/1.1 101 "),
-                    "the gateway refused: {}",
-                    String::from_utf8_lossy(&answer)
-                );
+            if let Some(end) = upgrade_answer(&self.incoming)? {
+                self.incoming.advance(end);
                 return Ok(());
             }
             self.read().await?;
@@ -82,7 +68,7 @@ impl Connection {
             while let Some((opcode, payload)) = take_frame(&mut self.incoming)? {
                 match opcode {
                     TEXT => return Ok(String::from_utf8(payload)?),
-                    CLOSE => bail!("closed by the gateway: {}", reason(&payload)),
+                    CLOSE => bail!("closed by the gateway: {}", close_reason(&payload)),
                     _ => {}
                 }
             }
@@ -108,7 +94,7 @@ impl Connection {
 
     /// Sends one packet.
     pub(crate) async fn send(&mut self, packet: &str) -> Result<()> {
-        let frame = frame(packet.as_bytes())?;
+        let frame = text_frame(packet.as_bytes())?;
         timeout(PATIENCE, self.stream.write_all(&frame))
             .await
             .context("the kernel takes no more")??;
@@ -122,67 +108,17 @@ impl Connection {
     }
 }
 
-/// A frame of a client. A mask of zeros masks nothing, and nothing here needs masking.
-fn frame(payload: &[u8]) -> Result<Vec<u8>> {
-    const MASKED: u8 = 0x80;
-    let mut frame = Vec::with_capacity(payload.len() + 14);
-    frame.push(0x80 | TEXT);
-    // The shortest form, as the RFC demands.
-    match (u8::try_from(payload.len()), u16::try_from(payload.len())) {
-        (Ok(length @ ..=125), _) => frame.push(MASKED | length),
-        (_, Ok(length)) => {
-            frame.push(MASKED | 126);
-            frame.extend_from_slice(&length.to_be_bytes());
-        }
-        _ => bail!("a packet of {} bytes", payload.len()),
-    }
-    frame.extend_from_slice(&[0; 4]);
-    frame.extend_from_slice(payload);
-    Ok(frame)
-}
-
 /// Takes a whole frame off the front, if there is one.
 fn take_frame(incoming: &mut BytesMut) -> Result<Option<(u8, Vec<u8>)>> {
-    let mut header = incoming.as_ref();
-    if header.remaining() < 2 {
+    let Some(header) = header(incoming)? else {
+        return Ok(None);
+    };
+    if incoming.len() < header.bytes + header.payload_bytes {
         return Ok(None);
     }
-    let (first, second) = (header.get_u8(), header.get_u8());
-    ensure!(first & 0x80 != 0, "a fragment");
-    let extended = match second {
-        126 => 2,
-        127 => 8,
-        _ => 0,
-    };
-    if header.remaining() < extended {
-        return Ok(None);
-    }
-    let length = match extended {
-        2 => header.get_u16().into(),
-        8 => header.get_u64(),
-        _ => u64::from(second),
-    };
-    ensure!(length <= FRAME_BYTES_MAX, "a frame of {length} bytes");
-    let length = usize::try_from(length)?;
-    if header.remaining() < length {
-        return Ok(None);
-    }
-    incoming.advance(2 + extended);
-    Ok(Some((first & 0x0f, incoming.split_to(length).to_vec())))
-}
-
-fn reason(close: &[u8]) -> String {
-    let mut payload = close;
-    let code = if payload.remaining() < 2 {
-        1005
-    } else {
-        payload.get_u16()
-    };
-    format!("{code} {}", String::from_utf8_lossy(payload))
-}
-
-fn find(text: &[u8], wanted: &[u8]) -> Option<usize> {
-    text.windows(wanted.len()).position(|part| part == wanted)
+    incoming.advance(header.bytes);
+    let payload = incoming.split_to(header.payload_bytes).to_vec();
+    Ok(Some((header.opcode, payload)))
 }
 
 #[cfg(test)]
@@ -202,13 +138,5 @@ mod tests {
         }
         assert_eq!(frames, [(1, b"hi".to_vec()), (1, long.into_bytes())]);
         assert!(incoming.is_empty());
-    }
-
-    #[test]
-    fn fragments_and_absurd_lengths_are_refused() {
-        assert!(take_frame(&mut BytesMut::from(&[0x01, 0][..])).is_err());
-        let mut huge = BytesMut::from(&[0x81, 127][..]);
-        huge.extend_from_slice(&u64::MAX.to_be_bytes());
-        assert!(take_frame(&mut huge).is_err());
     }
 }
