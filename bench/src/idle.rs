@@ -68,15 +68,9 @@ pub(crate) async fn run(options: Options) -> Result<()> {
         count > 0 && options.room_size > 0,
         "connections and room size must not be 0"
     );
-    let mut seeder = Seeder::connect(&options.redis_urls, &options.secret, options.shards).await?;
-    let mut logins = Vec::with_capacity(count);
-    let mut rooms = Vec::new();
-    for number in 0..count {
-        logins.push(seeder.login(number).await?);
-        if number % options.room_size == 0 {
-            rooms.push(seeder.room(number).await?);
-        }
-    }
+    let seeder = Seeder::connect(&options.redis_urls, &options.secret, options.shards).await?;
+    let logins = seeder.logins(count).await?;
+    let rooms = seeder.rooms(count.div_ceil(options.room_size)).await?;
 
     let empty = resident_kib(options.pid)?;
     let per_connection = |kib: u64| kib.saturating_sub(empty) * 1024 / count as u64;

@@ -4,6 +4,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
+use futures_util::{StreamExt, TryStreamExt, stream};
 use redis::{cluster::ClusterClient, cluster_async::ClusterConnection, cmd};
 use slotcast_proto::{
     id::{RoomId, SessionId, UserId},
@@ -30,7 +31,10 @@ pub(crate) struct Seeder {
 }
 
 /// How long a seeded session lives, in milliseconds.
-const SESSION_MS: u64 = 24 * 60 * 60 * 1000;
+const SESSION_MS: i64 = 24 * 60 * 60 * 1000;
+
+/// Users, or rooms, written at one time.
+const CONCURRENCY: usize = 256;
 
 impl Seeder {
     pub(crate) async fn connect(urls: &[String], secret: &str, shards: u16) -> Result<Self> {
@@ -45,31 +49,42 @@ impl Seeder {
         })
     }
 
+    /// New users, each with a session and a token for it.
+    pub(crate) async fn logins(&self, count: usize) -> Result<Vec<Login>> {
+        stream::iter(0..count)
+            .map(|number| self.login(number))
+            .buffered(CONCURRENCY)
+            .try_collect()
+            .await
+    }
+
+    /// New open rooms.
+    pub(crate) async fn rooms(&self, count: usize) -> Result<Vec<RoomId>> {
+        stream::iter(0..count)
+            .map(|number| self.room(number))
+            .buffered(CONCURRENCY)
+            .try_collect()
+            .await
+    }
+
     /// A new user with a session, and a token for it.
-    pub(crate) async fn login(&mut self, number: usize) -> Result<Login> {
+    async fn login(&self, number: usize) -> Result<Login> {
         let user = UserId::new(self.shards.pick(fastrand::u32(..)), fastrand::u128(..));
         let session = SessionId::new(fastrand::u128(..));
         let email = format!("bench-{number}-{user}@example.com");
-        cmd("HSET")
-            .arg(key::user(user))
-            .arg(&[
-                record::user::NAME,
-                &format!("사용자 {number}"),
-                record::user::EMAIL,
-                &email,
-            ])
-            .exec_async(&mut self.redis)
-            .await?;
         let session_key = key::session(user);
-        cmd("HSET")
-            .arg(&session_key)
-            .arg(&[record::session::ID, &session.to_string()])
-            .exec_async(&mut self.redis)
-            .await?;
-        cmd("PEXPIRE")
-            .arg(&session_key)
-            .arg(SESSION_MS)
-            .exec_async(&mut self.redis)
+        // One node keeps all of it: one round trip.
+        redis::pipe()
+            .hset_multiple(
+                key::user(user),
+                &[
+                    (record::user::NAME, &format!("사용자 {number}")),
+                    (record::user::EMAIL, &email),
+                ],
+            )
+            .hset(&session_key, record::session::ID, session.to_string())
+            .pexpire(&session_key, SESSION_MS)
+            .exec_async(&mut self.redis.clone())
             .await?;
         let token = self.key.sign(&email, user, session, self.now_ms / 1000)?;
         Ok(Login {
@@ -80,7 +95,7 @@ impl Seeder {
     }
 
     /// A new open room; the shards take turns.
-    pub(crate) async fn room(&mut self, number: usize) -> Result<RoomId> {
+    async fn room(&self, number: usize) -> Result<RoomId> {
         let shard = self.shards.pick(u32::try_from(number)?);
         let room = RoomId::new(shard, fastrand::u32(..));
         let id = room.to_string();
@@ -100,7 +115,7 @@ impl Seeder {
                 record::room::CREATED_AT,
                 &self.now_ms.to_string(),
             ])
-            .exec_async(&mut self.redis)
+            .exec_async(&mut self.redis.clone())
             .await?;
         Ok(room)
     }

@@ -33,7 +33,7 @@ use super::{
     verdict::{self, Stored, Verdict, Witness, judge, judge_newest},
     wait::until,
 };
-use crate::seed::{Login, Seeder};
+use crate::seed::Seeder;
 
 /// Secret of the access tokens of these gateways, known to nobody else.
 const SECRET: &str = "a secret of the fault harness alone";
@@ -210,11 +210,9 @@ async fn set(
         gateway.start().await?;
     }
     let plans = plan::clients(options, rng);
-    let mut seeder = Seeder::connect(&cluster.urls(), SECRET, options.shards).await?;
-    let mut rooms = Vec::new();
-    for number in 0..options.rooms {
-        rooms.push(seeder.room(number).await?);
-    }
+    let seeder = Seeder::connect(&cluster.urls(), SECRET, options.shards).await?;
+    let rooms = seeder.rooms(options.rooms).await?;
+    let logins = seeder.logins(plans.len()).await?;
     let (phase, watched) = watch::channel(Phase::Enter);
     let world = Arc::new(World {
         gateways: gateways.iter().map(Gateway::address).collect(),
@@ -226,8 +224,7 @@ async fn set(
         cut_every: options.cut_every.map(Duration::from_secs),
     });
     let (mut cast, mut blows, mut clients) = (Vec::new(), Vec::new(), JoinSet::new());
-    for (number, plan) in plans.into_iter().enumerate() {
-        let login: Login = seeder.login(number).await?;
+    for (number, (plan, login)) in plans.into_iter().zip(logins).enumerate() {
         let own = plan.rooms.iter().filter_map(|room| rooms.get(*room));
         let (user, numbers, is_complete) = (login.user, plan.rooms.clone(), !plan.slow);
         let own = own.copied().collect();
