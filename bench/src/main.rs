@@ -1,14 +1,19 @@
 //! Plays the users and counts. Speaks only what `proto` says; links neither server.
 
 mod chaos;
+mod clock;
+mod cost;
+mod crowd;
 mod heap;
 mod idle;
+mod load;
 mod plot;
 mod process;
 mod render;
 mod report;
 mod seed;
 mod socket;
+mod stats;
 mod uploads;
 mod websocket;
 
@@ -26,12 +31,23 @@ struct Options {
 enum Command {
     /// Proof of delivery: real processes under load, faults from a seed, and the clients' own records.
     Chaos(chaos::Options),
+    /// Latency, cost and exact delivery in one large room.
+    Fanout(load::fanout::Options),
     /// What the heap of a gateway is made of, from the profile that it wrote.
     Heap(heap::Options),
     /// Memory of one gateway that holds connections which joined a room and are idle.
     Idle(idle::Options),
+    /// A storm of sockets: handshakes, authentications and joins as fast as they go.
+    Join(load::join::Options),
+    /// Deliveries that a bare loop of writes makes on this machine.
+    Limit(load::limit::Options),
+    /// The process that `limit` reads from.
+    #[command(hide = true)]
+    LimitWriter(load::writer::Options),
     /// README's tables and the plots, written from the results.
     Report(render::Options),
+    /// Latency, cost and exact delivery in many small rooms.
+    Rooms(load::rooms::Options),
     /// Memory of one backend through which forms with files stream.
     Uploads(uploads::Options),
 }
@@ -44,9 +60,14 @@ fn main() -> anyhow::Result<()> {
         .build()?;
     match options.command {
         Command::Chaos(options) => runtime.block_on(chaos::run(options)),
+        Command::Fanout(options) => runtime.block_on(load::fanout::run(options)),
         Command::Heap(options) => heap::run(&options),
         Command::Idle(options) => runtime.block_on(idle::run(options)),
+        Command::Join(options) => runtime.block_on(load::join::run(options)),
+        Command::Limit(options) => runtime.block_on(load::limit::run(options)),
+        Command::LimitWriter(options) => load::writer::run(&options),
         Command::Report(options) => render::run(&options),
+        Command::Rooms(options) => runtime.block_on(load::rooms::run(options)),
         Command::Uploads(options) => runtime.block_on(uploads::run(options)),
     }
 }

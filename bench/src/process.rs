@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -40,6 +41,31 @@ pub(crate) fn cpu_seconds(pid: u32) -> Result<f64> {
     let mut times = fields.split_whitespace().skip(11);
     let mut next = || -> Result<f64> { Ok(times.next().context("no times")?.parse()?) };
     Ok((next()? + next()?) / TICKS_PER_SECOND)
+}
+
+/// CPU time that the threads of a process have used, in nanoseconds: finer than [`cpu_seconds`], and
+/// without what threads used that have ended.
+pub(crate) fn cpu_ns(pid: u32) -> Result<u64> {
+    let threads =
+        fs::read_dir(format!("/proc/{pid}/task")).with_context(|| format!("no process {pid}"))?;
+    let mut sum = 0;
+    for thread in threads {
+        // A thread may end meanwhile.
+        sum += time_on_cpu(&thread?.path().join("schedstat")).unwrap_or_default();
+    }
+    Ok(sum)
+}
+
+/// CPU time that a thread of this process has used, in nanoseconds.
+pub(crate) fn thread_cpu_ns(id: u32) -> Result<u64> {
+    time_on_cpu(format!("/proc/self/task/{id}/schedstat").as_ref())
+}
+
+/// The first field of a `schedstat` (Linux, `Documentation/scheduler/sched-stats.rst`).
+fn time_on_cpu(schedstat: &Path) -> Result<u64> {
+    let text = fs::read_to_string(schedstat)?;
+    let time = text.split_whitespace().next();
+    Ok(time.context("an empty schedstat")?.parse()?)
 }
 
 /// Looks for the most memory that a process has, on a thread of its own.

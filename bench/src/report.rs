@@ -13,6 +13,10 @@ pub(crate) struct Report<T> {
     commit: String,
     kernel: String,
     cores: usize,
+    cpu: String,
+    memory_mib: u64,
+    /// When it was made, UTC.
+    time: String,
     figures: T,
 }
 
@@ -23,6 +27,9 @@ impl<T: Serialize> Report<T> {
             commit: output_of("git", &["describe", "--always", "--dirty"]),
             kernel: output_of("uname", &["-r"]),
             cores: std::thread::available_parallelism().map_or(0, usize::from),
+            cpu: line_of("/proc/cpuinfo", "model name").unwrap_or_else(|| "unknown".to_owned()),
+            memory_mib: memory_kib().unwrap_or_default() / 1024,
+            time: output_of("date", &["-u", "+%Y-%m-%dT%H:%M:%SZ"]),
             figures,
         }
     }
@@ -39,6 +46,19 @@ impl<T: Serialize> Report<T> {
         let json = serde_json::to_string_pretty(self)?;
         fs::write(path, json + "\n").with_context(|| format!("cannot write {}", path.display()))
     }
+}
+
+fn memory_kib() -> Option<u64> {
+    let total = line_of("/proc/meminfo", "MemTotal")?;
+    total.strip_suffix(" kB")?.parse().ok()
+}
+
+/// What stands behind the first `name` and a colon (proc(5)).
+fn line_of(file: &str, name: &str) -> Option<String> {
+    let text = fs::read_to_string(file).ok()?;
+    let mut lines = text.lines().filter_map(|line| line.split_once(':'));
+    let (_, value) = lines.find(|(key, _)| key.trim() == name)?;
+    Some(value.trim().to_owned())
 }
 
 fn output_of(program: &str, arguments: &[&str]) -> String {
