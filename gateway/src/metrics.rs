@@ -11,7 +11,7 @@
 //! | `gateway_handshakes_total` | `outcome` | HTTP requests answered; `full`, `address` and `rate` are those that got no place |
 //! | `gateway_closes_total` | `reason` | connections ended |
 //! | `gateway_recoveries_total` | `outcome` | clients that came back and asked for what they missed |
-//! | `gateway_outbox_bytes` | | bytes that wait for slow readers |
+//! | `gateway_outbox_bytes` | | bytes that wait for slow readers, without the openings of rooms; of a list of participants 16 KiB |
 //! | `gateway_outbox_connections` | | connections that bytes wait for |
 //! | `gateway_accept_errors_total` | | sockets that could not be accepted |
 //! | `gateway_task_panics_total` | | panics of connection tasks; each ended one connection |

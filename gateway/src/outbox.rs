@@ -29,6 +29,9 @@ use crate::{
 /// Most frames of one write; more gain nothing (the kernel's own bound is 1,024).
 const SLICES_MAX: usize = 64;
 
+/// A frame of a room that is longer than this counts only so much.
+const LONG_BYTES: usize = 16 * 1024;
+
 /// Where a client's view of a room begins.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Opening<'a> {
@@ -84,7 +87,7 @@ impl Budget {
         }
     }
 
-    /// Bytes that wait for all sockets. A frame shared by many is counted for each.
+    /// Bytes that wait for all sockets, as far as they count. A frame shared by many is counted for each.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Relaxed)
     }
@@ -120,12 +123,9 @@ impl Budget {
 #[derive(Debug)]
 pub(crate) struct Outbox {
     budget: Arc<Budget>,
-    queue: VecDeque<Bytes>,
-    /// Bytes in the queue and the gate.
+    queue: VecDeque<Waiting>,
+    /// Bytes in the queue and the gate, as far as the bounds count them.
     bytes: usize,
-    /// Bytes in the queue that no bound counts: the opening of a room may be long, and what the room
-    /// says while the client reads it must not end the client.
-    exempt: u32,
     /// Boxed: used while a join is in flight.
     gate: Option<Box<Gate>>,
     /// How far the client has got in each of its rooms, if all that was said reaches it.
@@ -134,6 +134,13 @@ pub(crate) struct Outbox {
     is_front_partial: bool,
     /// Takes no more frames.
     is_shut: bool,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    frames: Bytes,
+    /// Bytes that the bounds count.
+    counts: usize,
 }
 
 /// Rooms whose frames wait until a join is answered. A client has one request at a time, so there is
@@ -156,7 +163,6 @@ impl Outbox {
             budget,
             queue: VecDeque::new(),
             bytes: 0,
-            exempt: 0,
             gate: None,
             offset: Vec::new(),
             is_front_partial: false,
@@ -170,19 +176,29 @@ impl Outbox {
         frames: &Bytes,
         write: impl FnOnce(&[u8]) -> io::Result<usize>,
     ) -> Pushed {
+        self.push_counting(frames, usize::MAX, write)
+    }
+
+    /// As [`Self::push`]; of what waits the bounds count at most so many bytes.
+    fn push_counting(
+        &mut self,
+        frames: &Bytes,
+        counts_max: usize,
+        write: impl FnOnce(&[u8]) -> io::Result<usize>,
+    ) -> Pushed {
         if self.is_shut || frames.is_empty() {
             return Pushed::Done;
         }
         if !self.queue.is_empty() {
-            return self.enqueue(frames.clone());
+            return self.enqueue(frames.clone(), counts_max);
         }
         match write(frames) {
             Ok(written) if written >= frames.len() => Pushed::Done,
             Ok(written) => {
                 self.is_front_partial = written > 0;
-                self.enqueue(frames.slice(written..))
+                self.enqueue(frames.slice(written..), counts_max)
             }
-            Err(error) if is_transient(&error) => self.enqueue(frames.clone()),
+            Err(error) if is_transient(&error) => self.enqueue(frames.clone(), counts_max),
             Err(_) => Pushed::Lost,
         }
     }
@@ -199,8 +215,8 @@ impl Outbox {
         while !self.queue.is_empty() {
             let mut slices = [IoSlice::new(&[]); SLICES_MAX];
             let mut count = 0;
-            for (slice, frame) in slices.iter_mut().zip(&self.queue) {
-                *slice = IoSlice::new(frame);
+            for (slice, waiting) in slices.iter_mut().zip(&self.queue) {
+                *slice = IoSlice::new(&waiting.frames);
                 count += 1;
             }
             match write(slices.get(..count).unwrap_or_default()) {
@@ -271,19 +287,19 @@ impl Outbox {
         let held = gate.and_then(|gate| gate.rooms.iter_mut().find(|held| held.room == room));
         if let Some(held) = held {
             held.parts.extend_from_slice(parts);
-            self.charge(self.bytes + all.len());
-            return if self.budget.allows(self.counted()) {
+            self.charge(self.bytes + counted(parts));
+            return if self.budget.allows(self.bytes) {
                 Pushed::Done
             } else {
                 Pushed::Overflow
             };
         }
         if self.is_as_others(room, parts) {
-            return self.push(all, write);
+            return self.push_counting(all, counted(parts), write);
         }
         let mut frames = Vec::new();
         self.append_parts(room, parts, &mut frames);
-        self.push(&frames.into(), write)
+        self.push_counting(&frames.into(), counted(parts), write)
     }
 
     /// Whether the client needs all of the parts as they are; then it has got as far as they take it.
@@ -330,7 +346,8 @@ impl Outbox {
     }
 
     /// Ends the hold of `room`: the answer goes first, then what was missed, then what waited; nothing
-    /// twice.
+    /// twice. No bound counts it: it may be long, and what the room says while the client reads it must
+    /// not end the client.
     pub(crate) fn release(
         &mut self,
         room: RoomId,
@@ -345,10 +362,7 @@ impl Outbox {
         }
         self.append_parts(room, opening.missed, &mut frames);
         self.append_parts(room, &held, &mut frames);
-        self.set_exempt(self.exempt as usize + frames.len());
-        let pushed = self.push(&frames.into(), write);
-        self.set_exempt((self.exempt as usize).min(self.bytes));
-        pushed
+        self.push_counting(&frames.into(), 0, write)
     }
 
     /// Forgets `room` and what waited of it: the join failed, or the client has left.
@@ -363,7 +377,10 @@ impl Outbox {
         self.is_shut = true;
         if let Some(farewell) = farewell {
             self.charge(self.bytes + farewell.len());
-            self.queue.push_back(farewell);
+            self.queue.push_back(Waiting {
+                counts: farewell.len(),
+                frames: farewell,
+            });
         }
     }
 
@@ -372,24 +389,16 @@ impl Outbox {
         self.drop_gate();
         self.queue.truncate(usize::from(self.is_front_partial));
         self.queue.shrink_to_fit();
-        self.charge(self.queue.iter().map(Bytes::len).sum());
+        self.charge(self.queue.iter().map(|waiting| waiting.counts).sum());
     }
 
-    /// Bytes that wait and count.
-    fn counted(&self) -> usize {
-        self.bytes.saturating_sub(self.exempt as usize)
-    }
-
-    fn set_exempt(&mut self, bytes: usize) {
-        self.exempt = u32::try_from(bytes).unwrap_or(u32::MAX);
-    }
-
-    fn enqueue(&mut self, frames: Bytes) -> Pushed {
+    fn enqueue(&mut self, frames: Bytes, counts_max: usize) -> Pushed {
         // Whatever its size, one batch may wait: an answer must not fail for its length.
         let is_first = self.bytes == 0;
-        self.charge(self.bytes + frames.len());
-        self.queue.push_back(frames);
-        if is_first || self.budget.allows(self.counted()) {
+        let counts = frames.len().min(counts_max);
+        self.charge(self.bytes + counts);
+        self.queue.push_back(Waiting { frames, counts });
+        if is_first || self.budget.allows(self.bytes) {
             Pushed::Queued
         } else {
             Pushed::Overflow
@@ -397,18 +406,21 @@ impl Outbox {
     }
 
     fn advance(&mut self, mut written: usize) {
-        self.set_exempt((self.exempt as usize).saturating_sub(written));
-        self.charge(self.bytes.saturating_sub(written));
+        let mut bytes = self.bytes;
         while let Some(front) = self.queue.front_mut() {
-            if written < front.len() {
-                front.advance(written);
+            bytes -= front.counts;
+            if written < front.frames.len() {
+                front.frames.advance(written);
+                front.counts = front.counts.min(front.frames.len());
+                bytes += front.counts;
                 self.is_front_partial |= written > 0;
-                return;
+                break;
             }
-            written -= front.len();
+            written -= front.frames.len();
             self.queue.pop_front();
             self.is_front_partial = false;
         }
+        self.charge(bytes);
     }
 
     fn take_held(&mut self, room: RoomId) -> Vec<Part> {
@@ -422,13 +434,13 @@ impl Outbox {
         if gate.rooms.is_empty() {
             self.gate = None;
         }
-        self.charge(self.bytes.saturating_sub(held.bytes()));
+        self.charge(self.bytes.saturating_sub(counted(&held.parts)));
         held.parts
     }
 
     fn drop_gate(&mut self) {
         if let Some(gate) = self.gate.take() {
-            let held: usize = gate.rooms.iter().map(HeldRoom::bytes).sum();
+            let held: usize = gate.rooms.iter().map(|held| counted(&held.parts)).sum();
             self.charge(self.bytes.saturating_sub(held));
         }
     }
@@ -439,10 +451,11 @@ impl Outbox {
     }
 }
 
-impl HeldRoom {
-    fn bytes(&self) -> usize {
-        self.parts.iter().map(|part| part.frames.len()).sum()
-    }
+/// What the bounds count of a room's frames: a list of many participants is one buffer for all of them
+/// and comes seldom, and no member is too slow for not having taken it at once.
+fn counted(parts: &[Part]) -> usize {
+    let bytes = parts.iter().map(|part| part.frames.len().min(LONG_BYTES));
+    bytes.sum()
 }
 
 impl Drop for Outbox {
@@ -580,6 +593,32 @@ mod tests {
             push(&mut modest, &mut socket, &"y".repeat(60)),
             Pushed::Queued
         );
+    }
+
+    #[test]
+    fn a_long_list_counts_in_part_so_that_messages_may_wait_behind_it() {
+        let list = Item::event("x".repeat(10 * LONG_BYTES)).part(room(1), cursor(0, 0));
+        let message = Item::event("y".repeat(100)).part(room(1), cursor(0, 0));
+        let mut socket = Socket::default();
+        let mut outbox = outbox(2 * LONG_BYTES + 1000);
+        let mut deliver = |part: &Part| {
+            deliver(
+                &mut outbox,
+                &mut socket,
+                room(1),
+                std::slice::from_ref(part),
+            )
+        };
+        for part in [&message, &list, &message, &list, &message] {
+            assert_eq!(deliver(part), Pushed::Queued);
+        }
+        assert_eq!(deliver(&list), Pushed::Overflow);
+        socket.room = 10 * LONG_BYTES;
+        flush(&mut outbox, &mut socket);
+        assert!((LONG_BYTES..3 * LONG_BYTES).contains(&outbox.bytes));
+        socket.room = usize::MAX;
+        assert!(flush(&mut outbox, &mut socket).is_empty);
+        assert_eq!(outbox.budget.bytes(), 0);
     }
 
     #[test]
