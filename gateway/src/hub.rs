@@ -18,6 +18,7 @@ use std::{
         hash_map::{Entry, RandomState},
     },
     hash::{BuildHasher, Hash},
+    ops::Range,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -32,7 +33,11 @@ use slotcast_proto::{
     slot::Slot,
     wire::{event::event_packet, offset::Cursor},
 };
-use tokio::{task::yield_now, time::Instant};
+use tokio::{
+    runtime::Handle,
+    task::{JoinSet, yield_now},
+    time::Instant,
+};
 
 use self::room::{Batch, Room, Step};
 use crate::{
@@ -49,6 +54,9 @@ const LOCKS: usize = 64;
 
 /// Sockets written between two chances for other tasks to run.
 const FAN_OUT_SLICE: usize = 256;
+
+/// Fewer sockets than this are not worth a task of their own.
+const FAN_OUT_MIN: usize = 1024;
 
 /// Work that the hub cannot do itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -291,7 +299,7 @@ impl Hub {
         loop {
             let step = self.rooms.lock(&room).get_mut(&room).map(Room::step);
             match step {
-                Some(Step::Send(batch)) => fan_out(room, &batch).await,
+                Some(Step::Send(batch)) => fan_out(room, batch).await,
                 Some(Step::Missing(after)) => return Some(Chore::Fill(room, after)),
                 Some(Step::Done) | None => return None,
             }
@@ -431,10 +439,30 @@ impl Hub {
     }
 }
 
-/// Writes a batch to every member, letting others run in between. Members were fixed when the batch
-/// was taken; whoever joins later starts after it.
-async fn fan_out(room: RoomId, batch: &Batch) {
-    for (at, slice) in batch.members.chunks(FAN_OUT_SLICE).enumerate() {
+/// Writes a batch to every member: those of a large room by as many tasks as there are workers.
+/// Members were fixed when the batch was taken; whoever joins later starts after it.
+async fn fan_out(room: RoomId, batch: Batch) {
+    let members = batch.members.len();
+    let tasks = (members / FAN_OUT_MIN).clamp(1, Handle::current().metrics().num_workers());
+    if tasks == 1 {
+        return write(room, &batch, 0..members).await;
+    }
+    let batch = Arc::new(batch);
+    let share = members.div_ceil(tasks);
+    let ranges = (0..tasks).map(|task| task * share..members.min((task + 1) * share));
+    let mut set = JoinSet::new();
+    for range in ranges {
+        let batch = Arc::clone(&batch);
+        set.spawn(async move { write(room, &batch, range).await });
+    }
+    // The next batch must find this one with everybody.
+    while set.join_next().await.is_some() {}
+}
+
+/// Writes a batch to some of its members, letting others run in between.
+async fn write(room: RoomId, batch: &Batch, range: Range<usize>) {
+    let members = batch.members.get(range).unwrap_or_default();
+    for (at, slice) in members.chunks(FAN_OUT_SLICE).enumerate() {
         if at > 0 {
             yield_now().await;
         }
