@@ -472,7 +472,12 @@ impl Store {
         match answer.reason.as_str() {
             "joined" => {
                 let page = answer.take_page()?;
-                let (change, _, previous, members): (String, String, String, _) = answer.rest()?;
+                let (change, _, previous, listed): (String, String, String, Vec<_>) =
+                    answer.rest()?;
+                let members = match listed.is_empty() {
+                    true => self.participants(room).await?,
+                    false => listed,
+                };
                 Ok(Joined::Entered {
                     shown: parse_cursor(&previous, &change)?,
                     members,
