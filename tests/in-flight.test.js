@@ -8,7 +8,7 @@ import { eventually } from './support/wait.js';
 const ROOMS = 16;
 const SOCKETS_PER_ROOM = 18; // 288 in all, on one gateway: as many commands on its one connection to the master
 
-const { stack, test } = await onStack();
+const { stack, test } = await onStack({ env: { SLOTCAST_SUBSCRIBE_TO: 'replica' } });
 const { rest, redis } = stack;
 const [gateway, other] = stack.gateways;
 

@@ -11,7 +11,8 @@ const LIVE_WITHIN = 1_500;
 // Pause of a talker after each message, in ms: 60 s of talk are 6,000 messages at most, and 10,000 are allowed.
 const BREATH = 10;
 
-const { stack, test } = await onStack();
+// One gateway hears the rooms from the masters, the other from their replicas.
+const { stack, test } = await onStack({ gateways: [{}, { SLOTCAST_SUBSCRIBE_TO: 'replica' }] });
 const { rest, redis } = stack;
 
 const slotOf = (id) => parseInt(id.slice(0, 4), 16);

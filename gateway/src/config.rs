@@ -75,7 +75,7 @@ pub(crate) const KNOBS: &[Knob] = &[
     knob("SLOTCAST_GATHER_WINDOW_MS", "250", "Milliseconds over which read marks are gathered into one event."),
     knob("SLOTCAST_PARTICIPANTS_INTERVAL_MS", "250", "Milliseconds at least between two participant lists of a room."),
     Knob { name: "SLOTCAST_LOG_MAX_LENGTH", default: Default::Unset, meaning: "Messages kept per room, about; unset keeps all." },
-    knob("SLOTCAST_SUBSCRIBE_TO", "replica", "Where the bus listens when it can choose: `replica` or `master`."),
+    knob("SLOTCAST_SUBSCRIBE_TO", "master", "Where the bus listens when it can choose: `master`, or `replica` to spare the masters; a publication may reach a replica 40 ms later."),
     knob("SLOTCAST_TAIL_CHECK_SECONDS", "15", "Seconds between two looks whether rooms stand where their logs do: a message that the bus loses without a trace is found by the second."),
     knob("SLOTCAST_DURABILITY", "master", "What an acknowledged message has reached: `master` or `replica`."),
     knob("SLOTCAST_DRAIN_SECONDS", "30", "Seconds from SIGTERM to the end of the process; a second SIGTERM changes nothing, SIGINT ends it at once."),

@@ -254,6 +254,7 @@ async fn set(
 const PING_INTERVAL: Duration = Duration::from_secs(1);
 const PING_TIMEOUT: Duration = Duration::from_secs(4);
 
+/// Gateways that listen to masters and to replicas in turn.
 fn gateways(options: &Options, cluster: &Cluster, place: &Place<'_>) -> Result<Vec<Gateway>> {
     let environment = vec![
         ("SLOTCAST_REDIS_URLS", cluster.urls().join(",")),
@@ -281,7 +282,14 @@ fn gateways(options: &Options, cluster: &Cluster, place: &Place<'_>) -> Result<V
         // What an earlier run wrote.
         let _ = fs::remove_file(&log);
         let program = options.gateway_program()?;
-        Ok(Gateway::new(name, program, port, environment.clone(), log))
+        let subscribe_to = if number.is_multiple_of(2) {
+            "master"
+        } else {
+            "replica"
+        };
+        let mut environment = environment.clone();
+        environment.push(("SLOTCAST_SUBSCRIBE_TO", subscribe_to.to_owned()));
+        Ok(Gateway::new(name, program, port, environment, log))
     };
     (0..options.gateways).map(gateway).collect()
 }
