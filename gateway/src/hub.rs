@@ -466,7 +466,13 @@ async fn write(room: RoomId, batch: &Batch, range: Range<usize>) {
         if at > 0 {
             yield_now().await;
         }
-        for member in slice {
+        for (member, next) in slice
+            .iter()
+            .zip(slice.iter().skip(1).map(Some).chain([None]))
+        {
+            if let Some(next) = next {
+                next.prefetch();
+            }
             member.deliver(room, &batch.all, &batch.parts);
         }
     }
