@@ -1,14 +1,21 @@
-//! Memory of one gateway at rest: how many bytes of user space a connection costs, step by step.
+//! One gateway at rest: how many bytes a connection costs, step by step, and what its heartbeats take.
 
 use std::{path::PathBuf, time::Duration};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
 use tokio::{task::JoinSet, time::sleep};
 
-use crate::{process::resident_kib, report::Report, seed::Seeder, socket::Socket};
+use crate::{
+    clock::now_ns,
+    load::figures::{approximate, share},
+    process::{cpu_ns, resident_kib, slab_kib},
+    report::Report,
+    seed::Seeder,
+    socket::Socket,
+};
 
 /// Options of `bench idle`.
 #[derive(Args)]
@@ -47,7 +54,7 @@ pub(crate) struct Options {
     report: Option<PathBuf>,
 }
 
-/// User-space bytes per connection after each step (growth of `RssAnon` over the empty gateway).
+/// Bytes per connection after each step: of user space, as growth of `RssAnon` over the empty gateway.
 #[derive(Debug, Serialize)]
 struct Figures {
     connections: usize,
@@ -57,6 +64,11 @@ struct Figures {
     authenticated_bytes: u64,
     joined_bytes: u64,
     rested_bytes: u64,
+    /// The kernel's share when all have joined: half of what its slabs have grown, for it keeps the other
+    /// end of each connection too.
+    kernel_bytes: u64,
+    /// CPU seconds that the gateway spends a second while all are at rest.
+    rest_cores: f64,
 }
 
 /// Steps under way at one time.
@@ -72,7 +84,7 @@ pub(crate) async fn run(options: Options) -> Result<()> {
     let logins = seeder.logins(count).await?;
     let rooms = seeder.rooms(count.div_ceil(options.room_size)).await?;
 
-    let empty = resident_kib(options.pid)?;
+    let (empty, empty_slab) = (resident_kib(options.pid)?, slab_kib()?);
     let per_connection = |kib: u64| kib.saturating_sub(empty) * 1024 / count as u64;
     let sockets: Vec<Socket> = stream::iter(0..count)
         .map(|_| Socket::open(&options.gateway))
@@ -97,15 +109,19 @@ pub(crate) async fn run(options: Options) -> Result<()> {
         })
         .await?;
     let joined_bytes = per_connection(resident_kib(options.pid)?);
+    let slab_growth = slab_kib()?.saturating_sub(empty_slab) * 1024;
 
     let mut idle = JoinSet::new();
     for (socket, _) in users {
         idle.spawn(socket.idle());
     }
-    tokio::select! {
-        () = sleep(Duration::from_secs(options.rest_seconds)) => {}
-        Some(ended) = idle.join_next() => ended??,
-    }
+    let rest_cores = tokio::select! {
+        cores = cores(options.pid, Duration::from_secs(options.rest_seconds)) => cores?,
+        Some(ended) = idle.join_next() => {
+            ended??;
+            bail!("a connection ended at rest");
+        }
+    };
     let figures = Figures {
         connections: count,
         room_size: options.room_size,
@@ -114,6 +130,8 @@ pub(crate) async fn run(options: Options) -> Result<()> {
         authenticated_bytes,
         joined_bytes,
         rested_bytes: per_connection(resident_kib(options.pid)?),
+        kernel_bytes: slab_growth / (2 * count as u64),
+        rest_cores,
     };
     let report = Report::new(figures);
     report.print()?;
@@ -121,4 +139,15 @@ pub(crate) async fn run(options: Options) -> Result<()> {
         Some(path) => report.write(path),
         None => Ok(()),
     }
+}
+
+/// CPU seconds that a process spends a second.
+async fn cores(pid: u32, over: Duration) -> Result<f64> {
+    let (from_ns, before_ns) = (now_ns(), cpu_ns(pid)?);
+    sleep(over).await;
+    let spent_ns = cpu_ns(pid)?.saturating_sub(before_ns);
+    Ok(share(
+        approximate(spent_ns),
+        approximate(now_ns() - from_ns),
+    ))
 }

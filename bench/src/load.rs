@@ -7,7 +7,7 @@ pub(crate) mod limit;
 pub(crate) mod rooms;
 pub(crate) mod writer;
 
-mod figures;
+pub(crate) mod figures;
 mod series;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};

@@ -32,6 +32,14 @@ pub(crate) fn resident_kib(pid: u32) -> Result<u64> {
     Ok(kib.parse()?)
 }
 
+/// What the kernel keeps in its slabs for all processes, in KiB (proc(5), `Slab`): sockets, files, inodes.
+pub(crate) fn slab_kib() -> Result<u64> {
+    let meminfo = fs::read_to_string("/proc/meminfo")?;
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("Slab:"));
+    let kib = line.and_then(|line| line.split_whitespace().next());
+    Ok(kib.context("no Slab")?.parse()?)
+}
+
 /// CPU seconds that a process has used, in user space and in the kernel (proc(5), `utime`, `stime`).
 pub(crate) fn cpu_seconds(pid: u32) -> Result<f64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))
