@@ -35,10 +35,11 @@ use tokio::sync::oneshot;
 
 use self::worker::{Order, WAKER, Worker};
 pub(crate) use self::{
-    desk::MESSAGE,
-    member::Step,
+    desk::{MESSAGE, message_number},
+    member::{Step, source},
     run::{Pace, Run, Span},
-    tag::{TAG_BYTES, Tag},
+    sequence::{Place, Sequence},
+    tag::{RUNS_MAX, TAG_BYTES, Tag, TagFinder},
     tally::Tally,
 };
 use crate::{clock::now_ns, seed::Login, stats::Latencies, websocket::text_frame};
@@ -288,7 +289,7 @@ fn start(number: usize, plan: &Arc<Plan>) -> Result<Thread> {
 }
 
 /// Raises the limit of open files as far as an ordinary process may.
-fn allow_files(needed: u64) -> Result<()> {
+pub(crate) fn allow_files(needed: u64) -> Result<()> {
     let limit = getrlimit(Resource::Nofile);
     if limit.current.is_none_or(|current| current >= needed) {
         return Ok(());

@@ -9,8 +9,10 @@ mod idle;
 mod load;
 mod plot;
 mod process;
+mod ramp;
 mod render;
 mod report;
+mod rest;
 mod seed;
 mod socket;
 mod stats;
@@ -44,6 +46,8 @@ enum Command {
     /// The process that `limit` reads from.
     #[command(hide = true)]
     LimitWriter(load::writer::Options),
+    /// The original competition: users by the hundred, until too many fail.
+    Ramp(ramp::Options),
     /// README's tables and the plots, written from the results.
     Report(render::Options),
     /// Latency, cost and exact delivery in many small rooms.
@@ -66,6 +70,7 @@ fn main() -> anyhow::Result<()> {
         Command::Join(options) => runtime.block_on(load::join::run(options)),
         Command::Limit(options) => runtime.block_on(load::limit::run(options)),
         Command::LimitWriter(options) => load::writer::run(&options),
+        Command::Ramp(options) => runtime.block_on(ramp::run(options)),
         Command::Report(options) => render::run(&options),
         Command::Rooms(options) => runtime.block_on(load::rooms::run(options)),
         Command::Uploads(options) => runtime.block_on(uploads::run(options)),

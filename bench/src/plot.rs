@@ -15,10 +15,10 @@ use plotters::{
     series::LineSeries,
     style::{Color, RGBColor, WHITE},
 };
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// A moment of a ramp.
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 pub(crate) struct Point {
     /// From the start of the ramp, in seconds.
     pub(crate) at_seconds: f64,

@@ -38,6 +38,7 @@ impl Latencies {
             count: self.0.len(),
             p50: at(0.5),
             p90: at(0.9),
+            p95: at(0.95),
             p99: at(0.99),
             p99_9: at(0.999),
             max: self.0.max(),
@@ -45,15 +46,31 @@ impl Latencies {
     }
 }
 
-/// Quantiles of latencies, in microseconds.
+/// Quantiles of latencies, in microseconds unless said otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Summary {
     pub(crate) count: u64,
     pub(crate) p50: u64,
     pub(crate) p90: u64,
+    pub(crate) p95: u64,
     pub(crate) p99: u64,
     pub(crate) p99_9: u64,
     pub(crate) max: u64,
+}
+
+impl Summary {
+    /// The same in a larger unit.
+    pub(crate) const fn divided_by(self, unit: u64) -> Self {
+        Self {
+            count: self.count,
+            p50: self.p50 / unit,
+            p90: self.p90 / unit,
+            p95: self.p95 / unit,
+            p99: self.p99 / unit,
+            p99_9: self.p99_9 / unit,
+            max: self.max / unit,
+        }
+    }
 }
 
 /// Figures of several runs as one: the median of each number (of an even count the mean of the middle

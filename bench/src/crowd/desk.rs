@@ -278,7 +278,8 @@ impl Desk {
     }
 }
 
-fn message_number(message: &[u8]) -> Option<u32> {
+/// The number of a message in its room's log.
+pub(crate) fn message_number(message: &[u8]) -> Option<u32> {
     let number = message.get(MESSAGE.len() + 12..MESSAGE.len() + 20)?;
     number.iter().try_fold(0, |number, digit| {
         let digit = char::from(*digit).to_digit(16)?;

@@ -208,7 +208,7 @@ impl Member {
 const IN_PROGRESS: i32 = rustix::io::Errno::INPROGRESS.raw_os_error();
 
 /// Where a member connects from.
-fn source(server: SocketAddr, index: u32) -> Option<SocketAddr> {
+pub(crate) fn source(server: SocketAddr, index: u32) -> Option<SocketAddr> {
     let host = u8::try_from(1 + index / SOCKETS_PER_ADDRESS).ok()?;
     let is_loopback = server.is_ipv4() && server.ip().is_loopback();
     is_loopback.then(|| (IpAddr::V4(Ipv4Addr::new(127, 0, 1, host)), 0).into())

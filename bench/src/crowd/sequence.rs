@@ -4,7 +4,7 @@ use std::ops::Range;
 
 /// Where a number stands among those that came before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(crate) enum Place {
     /// It is the next one, or higher: what lies between is missing until it comes.
     Ahead,
     /// It was missing: it comes out of order.
@@ -15,7 +15,7 @@ pub(super) enum Place {
 
 /// The numbers that came, all of them in the space of a gap list.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Sequence {
+pub(crate) struct Sequence {
     last: Option<u32>,
     /// What is missing below `last`, ascending.
     missing: Vec<Range<u32>>,
@@ -23,14 +23,14 @@ pub(super) struct Sequence {
 
 impl Sequence {
     /// Expects `last + 1`; a default sequence takes any number first.
-    pub(super) const fn after(last: u32) -> Self {
+    pub(crate) const fn after(last: u32) -> Self {
         Self {
             last: Some(last),
             missing: Vec::new(),
         }
     }
 
-    pub(super) fn take(&mut self, number: u32) -> Place {
+    pub(crate) fn take(&mut self, number: u32) -> Place {
         match self.last {
             Some(last) if number <= last => return self.take_late(number),
             Some(last) if number > last + 1 => self.missing.push(last + 1..number),
@@ -51,13 +51,18 @@ impl Sequence {
         Place::Late
     }
 
+    /// The highest number that came.
+    pub(crate) const fn last(&self) -> Option<u32> {
+        self.last
+    }
+
     /// Expects nothing any more of what is missing.
-    pub(super) fn forget_missing(&mut self) {
+    pub(crate) fn forget_missing(&mut self) {
         self.missing = Vec::new();
     }
 
     /// How many numbers below the highest never came.
-    pub(super) fn missing(&self) -> u64 {
+    pub(crate) fn missing(&self) -> u64 {
         self.missing.iter().map(|gap| gap.len() as u64).sum()
     }
 }
