@@ -24,7 +24,7 @@ impl<T: Serialize> Report<T> {
     pub(crate) fn new(figures: T) -> Self {
         Self {
             command: std::env::args().collect::<Vec<_>>().join(" "),
-            commit: output_of("git", &["describe", "--always", "--dirty"]),
+            commit: commit(),
             kernel: output_of("uname", &["-r"]),
             cores: std::thread::available_parallelism().map_or(0, usize::from),
             cpu: line_of("/proc/cpuinfo", "model name").unwrap_or_else(|| "unknown".to_owned()),
@@ -45,6 +45,19 @@ impl<T: Serialize> Report<T> {
     pub(crate) fn write(&self, path: &Path) -> Result<()> {
         let json = serde_json::to_string_pretty(self)?;
         fs::write(path, json + "\n").with_context(|| format!("cannot write {}", path.display()))
+    }
+}
+
+/// The commit, and `-dirty` behind it if other tracked files than results and README, which shows them, have
+/// been changed.
+fn commit() -> String {
+    let commit = output_of("git", &["describe", "--always"]);
+    let status = ["status", "--porcelain", "--untracked-files=no", "--", ":/"];
+    let others = [":(top,exclude)bench/results", ":(top,exclude)README.md"];
+    let arguments: Vec<_> = status.into_iter().chain(others).collect();
+    match output_of("git", &arguments).as_str() {
+        "" => commit,
+        _ => commit + "-dirty",
     }
 }
 
