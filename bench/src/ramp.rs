@@ -92,6 +92,10 @@ const OTHER_FILES: u64 = 1024;
 /// After the last message, until all have arrived.
 const QUIET: Duration = Duration::from_secs(10);
 
+/// The same where something has failed: a gateway finds what the bus has lost without a trace when it looks
+/// at the logs for the second time, thirty seconds later unless told otherwise.
+const QUIET_AFTER_FAILURE: Duration = Duration::from_secs(40);
+
 pub(crate) async fn run(options: Options) -> Result<()> {
     options.check()?;
     let mut meter = Meter::default();
@@ -217,8 +221,13 @@ impl Ramp {
     /// Lets everything arrive that is on its way, and counts.
     async fn finish(&mut self, points: Vec<Stage>) -> Result<Figures> {
         self.board.set_phase(Phase::Listening);
-        if self.board.counts.present.load(Relaxed) > 0 {
-            sleep(QUIET).await;
+        let counts = &self.board.counts;
+        if counts.present.load(Relaxed) > 0 {
+            sleep(match counts.failed.load(Relaxed) {
+                0 => QUIET,
+                _ => QUIET_AFTER_FAILURE,
+            })
+            .await;
         }
         self.board.set_phase(Phase::Over);
         let (mut due, mut lost) = (0, 0);
