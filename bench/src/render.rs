@@ -2,6 +2,7 @@
 //! show something else.
 
 mod faults;
+mod loads;
 mod markdown;
 mod numbers;
 mod results;

@@ -5,19 +5,24 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, de::IgnoredAny};
 
 use super::{
+    loads,
     markdown::{self, whole},
     results::{Experiment, Results, largest},
 };
 
 const HEAD: [&str; 3] = ["what", "figure", "shown by"];
 
-type Row = [String; 3];
+pub(super) type Row = [String; 3];
 
 /// A measurement's kind, and what is said of one.
 type Kind = (&'static str, fn(&Experiment) -> Result<Vec<Row>>);
 
-const KINDS: [Kind; 6] = [
+const KINDS: [Kind; 10] = [
+    ("ramp", loads::ramp),
     ("idle", idle),
+    ("rooms", loads::rooms),
+    ("fanout", loads::fanout),
+    ("join", loads::join),
     ("uploads", uploads),
     ("chaos-cuts", cuts),
     ("chaos-kill-gateway", killed_gateways),
@@ -54,10 +59,22 @@ fn idle(experiment: &Experiment) -> Result<Vec<Row>> {
     );
     let rested = format!("{} bytes", bytes("/rested_bytes")?);
     let shown_by = format!("`bench idle`, {}", experiment.links());
-    Ok(vec![
-        [steps, grown, shown_by],
-        [rest, rested, "the same".to_owned()],
-    ])
+    let same = || "the same".to_owned();
+    let mut rows = vec![[steps, grown, shown_by], [rest, rested, same()]];
+    // Results of earlier commits have neither.
+    if let Ok(kernel) = bytes("/kernel_bytes") {
+        rows.push([
+            "the kernel's share of such a connection".to_owned(),
+            format!("{kernel} bytes"),
+            same(),
+        ]);
+        rows.push([
+            "what the gateway spends on all of them at rest, heartbeats included".to_owned(),
+            format!("{:.4} cores", experiment.median("/rest_cores")?),
+            same(),
+        ]);
+    }
+    Ok(rows)
 }
 
 fn uploads(experiment: &Experiment) -> Result<Vec<Row>> {
@@ -241,6 +258,7 @@ mod tests {
             json!({
                 "connections": 10_000, "room_size": 10, "opened_bytes": 1200,
                 "authenticated_bytes": 1900, "joined_bytes": joined, "rested_bytes": joined,
+                "kernel_bytes": 4300, "rest_cores": 0.0125,
             })
         };
         let command = "bench idle --rest-seconds 30";
@@ -253,6 +271,8 @@ mod tests {
         assert_eq!(cells[0].1, "1,200 / 1,900 / 2,200 bytes");
         assert!(cells[1].0.contains("30 s of rest"));
         assert_eq!(cells[1].1, "2,200 bytes");
+        assert_eq!(cells[2].1, "4,300 bytes");
+        assert_eq!(cells[3].1, "0.0125 cores");
     }
 
     #[test]
