@@ -11,7 +11,7 @@ use crate::{
     cost::{Meter, Reading, Role, Spent},
     load::figures::{approximate, share},
     plot::Point,
-    process::cpu_ns,
+    process::cpu_seconds,
     stats::Summary,
 };
 
@@ -35,7 +35,7 @@ pub(super) struct Stage {
 /// What was read at the beginning of a step.
 pub(super) struct Mark {
     reading: Reading,
-    client_ns: u64,
+    client_cpu_seconds: f64,
     sent: u64,
     delivered: u64,
     marks: u64,
@@ -46,7 +46,7 @@ impl Mark {
         let counts = &board.counts;
         Ok(Self {
             reading: meter.read()?,
-            client_ns: cpu_ns(std::process::id())?,
+            client_cpu_seconds: cpu_seconds(std::process::id())?,
             sent: counts.sent.load(Relaxed),
             delivered: counts.delivered.load(Relaxed),
             marks: counts.marks_sent.load(Relaxed),
@@ -70,7 +70,7 @@ impl Stage {
         let moments = board.take_moments();
         let counts = &board.counts;
         let users = approximate(counts.present.load(Relaxed));
-        let client = approximate(after.client_ns - before.client_ns) / approximate(NS_PER_SECOND);
+        let client = after.client_cpu_seconds - before.client_cpu_seconds;
         let delivery_us = moments.delivery.summary();
         let ms = |of: fn(&Summary) -> u64| {
             delivery_us
