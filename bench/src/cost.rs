@@ -2,13 +2,13 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use anyhow::{Context, Result};
-use redis::{Client, aio::MultiplexedConnection};
+use anyhow::Result;
 use serde::Serialize;
 use tokio::time::sleep;
 
 use crate::{
     clock::now_ns,
+    node,
     process::{cpu_ns, resident_kib, thread_cpu_ns},
 };
 
@@ -61,20 +61,9 @@ impl Meter {
 
     /// Watches the nodes of a Redis Cluster, as far as they run on this machine.
     pub(crate) async fn watch_redis(&mut self, urls: &[String]) -> Result<()> {
-        for node in nodes(urls).await? {
-            let address = format!("redis://{}", node.address);
-            let mut connection = connect(&address).await?;
-            let info: String = redis::cmd("INFO")
-                .arg("server")
-                .query_async(&mut connection)
-                .await?;
-            let pid = info
-                .lines()
-                .find_map(|line| line.strip_prefix("process_id:"));
-            let pid = pid.context("a node without a process id")?.trim().parse()?;
-            if is_redis(pid) {
-                self.processes.push((node.role, pid));
-            }
+        for node in node::nodes(urls).await? {
+            let pid = node.pid().await?;
+            self.processes.extend(pid.map(|pid| (node.role, pid)));
         }
         Ok(())
     }
@@ -149,76 +138,9 @@ fn seconds(before_ns: u64, after_ns: u64) -> f64 {
     Duration::from_nanos(after_ns.saturating_sub(before_ns)).as_secs_f64()
 }
 
-#[derive(Debug, PartialEq, Eq)]
-struct Node {
-    address: String,
-    role: Role,
-}
-
-async fn nodes(urls: &[String]) -> Result<Vec<Node>> {
-    let url = urls.first().context("no node of Redis is named")?;
-    let mut connection = connect(url).await?;
-    let nodes: String = redis::cmd("CLUSTER")
-        .arg("NODES")
-        .query_async(&mut connection)
-        .await?;
-    Ok(parse_nodes(&nodes))
-}
-
-/// Reads what `CLUSTER NODES` answers; nodes that have failed are left out.
-fn parse_nodes(nodes: &str) -> Vec<Node> {
-    let parse = |line: &str| {
-        let mut fields = line.split(' ').skip(1);
-        let (address, flags) = (fields.next()?, fields.next()?);
-        let (address, _) = address.split_once('@')?;
-        let mut flags = flags.split(',').filter(|flag| *flag != "myself");
-        let role = match flags.next()? {
-            "master" => Role::RedisMasters,
-            "slave" => Role::RedisReplicas,
-            _ => return None,
-        };
-        flags.next().is_none().then(|| Node {
-            address: address.to_owned(),
-            role,
-        })
-    };
-    nodes.lines().filter_map(parse).collect()
-}
-
-async fn connect(url: &str) -> Result<MultiplexedConnection> {
-    let connection = Client::open(url)?.get_multiplexed_async_connection().await;
-    connection.with_context(|| format!("cannot connect to {url}"))
-}
-
-/// Whether a process id is that of a Redis here, and not of one on another machine.
-fn is_redis(pid: u32) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/comm"))
-        .is_ok_and(|name| name.trim() == "redis-server")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn nodes_are_told_apart_by_their_flags() {
-        let nodes = "\
-            a1 127.0.0.1:7000@17000 myself,master - 0 0 1 connected 0-5460\n\
-            b2 127.0.0.1:7001@17001,host slave a1 0 0 1 connected\n\
-            c3 127.0.0.1:7002@17002 master,fail - 0 0 2 disconnected 5461-10922\n\
-            d4 :0@0 master,noaddr - 0 0 2 disconnected\n";
-        let node = |address: &str, role| Node {
-            address: address.to_owned(),
-            role,
-        };
-        assert_eq!(
-            parse_nodes(nodes),
-            [
-                node("127.0.0.1:7000", Role::RedisMasters),
-                node("127.0.0.1:7001", Role::RedisReplicas)
-            ]
-        );
-    }
 
     #[test]
     fn a_process_that_works_uses_time() {

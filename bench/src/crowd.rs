@@ -6,6 +6,7 @@
 
 mod desk;
 mod letter;
+mod mark;
 mod member;
 mod run;
 mod sequence;
@@ -37,7 +38,7 @@ use self::worker::{Order, WAKER, Worker};
 pub(crate) use self::{
     desk::{MESSAGE, message_number},
     member::{Step, source},
-    run::{Pace, Run, Span},
+    run::{Deed, Pace, Run, Span},
     sequence::{Place, Sequence},
     tag::{RUNS_MAX, TAG_BYTES, Tag, TagFinder},
     tally::Tally,
@@ -209,6 +210,13 @@ impl Crowd {
         };
         let run = Run::new(origin_ns, pace, span, self.plan.rooms(), senders);
         Arc::new(run)
+    }
+
+    /// A run of read marks, one every so many nanoseconds, of messages that the members have seen.
+    pub(crate) fn prepare_marks(&self, origin_ns: u64, period_ns: u64, span: Span) -> Arc<Run> {
+        let (pace, senders) = (Pace::Every(period_ns), self.threads.len());
+        let run = Run::new(origin_ns, pace, span, self.plan.rooms(), senders);
+        Arc::new(run.of(Deed::ReadMark))
     }
 
     /// Plays a run to its end.

@@ -4,16 +4,21 @@
 pub(crate) mod fanout;
 pub(crate) mod join;
 pub(crate) mod limit;
+pub(crate) mod redis;
 pub(crate) mod rooms;
 pub(crate) mod writer;
 
+mod asked;
 pub(crate) mod figures;
+mod placement;
+mod saturation;
 mod series;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::{Result, ensure};
 use clap::Args;
+use slotcast_proto::slot::Slot;
 
 use self::figures::Figures;
 use crate::{
@@ -86,11 +91,29 @@ const REST_PATIENCE: Duration = Duration::from_secs(20);
 impl Target {
     /// New users in new rooms, on threads that stand ready, and what is to be measured.
     async fn gather(&self, sockets: usize, room_size: usize) -> Result<(Crowd, Meter)> {
+        let crowd = self.crowd(sockets, room_size, None).await?;
+        let mut meter = self.meter();
+        meter.watch_redis(&self.redis_urls).await?;
+        meter.watch_threads(crowd.thread_ids());
+        Ok((crowd, meter))
+    }
+
+    /// New users in new rooms, whose slots may be given.
+    async fn crowd(
+        &self,
+        sockets: usize,
+        room_size: usize,
+        slots: Option<&[Slot]>,
+    ) -> Result<Crowd> {
         ensure!(room_size > 0, "room size must not be 0");
         let seeder = Seeder::connect(&self.redis_urls, &self.secret, self.shards).await?;
         let logins = seeder.logins(sockets).await?;
-        let rooms = seeder.rooms(sockets.div_ceil(room_size)).await?;
-        let crowd = Crowd::gather(Plan {
+        let count = sockets.div_ceil(room_size);
+        let rooms = match slots {
+            Some(slots) => seeder.rooms_in(count, slots).await?,
+            None => seeder.rooms(count).await?,
+        };
+        Crowd::gather(Plan {
             servers: self.gateways.clone(),
             sockets,
             room_size,
@@ -98,13 +121,15 @@ impl Target {
             threads: self.threads,
             concurrency: self.concurrency,
             lists: Lists::new(sockets),
-        })?;
+        })
+    }
+
+    /// What the tiers cost; Redis is not watched yet.
+    fn meter(&self) -> Meter {
         let mut meter = Meter::default();
         meter.watch(Role::Gateways, &self.gateway_pids);
         meter.watch(Role::Backend, &self.backend_pids);
-        meter.watch_redis(&self.redis_urls).await?;
-        meter.watch_threads(crowd.thread_ids());
-        Ok((crowd, meter))
+        meter
     }
 }
 

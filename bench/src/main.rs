@@ -7,6 +7,8 @@ mod crowd;
 mod heap;
 mod idle;
 mod load;
+mod monitor;
+mod node;
 mod plot;
 mod process;
 mod ramp;
@@ -48,6 +50,8 @@ enum Command {
     LimitWriter(load::writer::Options),
     /// The original competition: users by the hundred, until too many fail.
     Ramp(ramp::Options),
+    /// What Redis is asked for: commands, bytes and CPU time a message, a join, a read mark; who holds what.
+    Redis(load::redis::Options),
     /// README's tables and the plots, written from the results.
     Report(render::Options),
     /// Latency, cost and exact delivery in many small rooms.
@@ -71,6 +75,7 @@ fn main() -> anyhow::Result<()> {
         Command::Limit(options) => runtime.block_on(load::limit::run(options)),
         Command::LimitWriter(options) => load::writer::run(&options),
         Command::Ramp(options) => runtime.block_on(ramp::run(options)),
+        Command::Redis(options) => runtime.block_on(load::redis::run(options)),
         Command::Report(options) => render::run(&options),
         Command::Rooms(options) => runtime.block_on(load::rooms::run(options)),
         Command::Uploads(options) => runtime.block_on(uploads::run(options)),

@@ -9,7 +9,7 @@ use redis::{cluster::ClusterClient, cluster_async::ClusterConnection, cmd};
 use slotcast_proto::{
     id::{RoomId, SessionId, UserId},
     schema::{key, record},
-    slot::Shards,
+    slot::{Shards, Slot},
     token::TokenKey,
     wire::event::User,
 };
@@ -58,10 +58,16 @@ impl Seeder {
             .await
     }
 
-    /// New open rooms.
+    /// New open rooms; the shards take turns.
     pub(crate) async fn rooms(&self, count: usize) -> Result<Vec<RoomId>> {
-        stream::iter(0..count)
-            .map(|number| self.room(number))
+        self.rooms_in(count, &self.shards.slots().collect::<Vec<_>>())
+            .await
+    }
+
+    /// New open rooms; these slots take turns.
+    pub(crate) async fn rooms_in(&self, count: usize, slots: &[Slot]) -> Result<Vec<RoomId>> {
+        stream::iter(slots.iter().cycle().take(count).enumerate())
+            .map(|(number, slot)| self.room(number, *slot))
             .buffered(CONCURRENCY)
             .try_collect()
             .await
@@ -94,10 +100,9 @@ impl Seeder {
         })
     }
 
-    /// A new open room; the shards take turns.
-    async fn room(&self, number: usize) -> Result<RoomId> {
-        let shard = self.shards.pick(u32::try_from(number)?);
-        let room = RoomId::new(shard, fastrand::u32(..));
+    /// A new open room.
+    async fn room(&self, number: usize, slot: Slot) -> Result<RoomId> {
+        let room = RoomId::new(slot, fastrand::u32(..));
         let id = room.to_string();
         let creator = User {
             id: &id,

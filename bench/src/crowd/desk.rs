@@ -153,7 +153,7 @@ impl Desk {
     fn take_message(&mut self, member: &mut Member, message: &[u8]) -> Result<()> {
         let number = message_number(message).context("a message without an id")?;
         match member.numbers.take(number) {
-            Place::Ahead => {}
+            Place::Ahead => member.unread.note(number, message),
             Place::Late => self.tally.reordered += 1,
             Place::Repeated => {
                 self.tally.duplicated += 1;

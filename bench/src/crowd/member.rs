@@ -9,7 +9,7 @@ use std::{
 use mio::{Interest, Registry, Token, net::TcpStream};
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
-use super::sequence::Sequence;
+use super::{mark::Unread, sequence::Sequence};
 
 /// Sockets of one source address: fewer than it has ports.
 const SOCKETS_PER_ADDRESS: u32 = 20_000;
@@ -55,6 +55,7 @@ pub(super) struct Member {
 
     /// Numbers of its room's messages.
     pub(super) numbers: Sequence,
+    pub(super) unread: Unread,
     /// Numbers of its own messages of the run that came back.
     pub(super) own: Sequence,
     /// Of the run: messages sent, refused, seen again, and those of anybody received.
@@ -77,6 +78,7 @@ impl Member {
             begun_ns: 0,
             participants: 0,
             numbers: Sequence::default(),
+            unread: Unread::default(),
             own: Sequence::default(),
             sent: 0,
             refused: 0,

@@ -1,4 +1,4 @@
-//! One run of messages through the crowd, as all of its threads see it.
+//! One run of messages, or of read marks, through the crowd, as all of its threads see it.
 
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
@@ -17,6 +17,14 @@ pub(crate) enum Pace {
         /// Between two messages, where they have a pace.
         period_ns: Option<u64>,
     },
+}
+
+/// What members send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Deed {
+    Message,
+    /// Of one message each; nothing comes back that could be counted.
+    ReadMark,
 }
 
 /// The moments of a run, in nanoseconds since its origin. Messages are sent from the origin on.
@@ -40,6 +48,7 @@ impl Span {
 pub(crate) struct Run {
     /// Told in tags.
     pub(crate) id: u32,
+    pub(super) deed: Deed,
     pub(crate) pace: Pace,
     pub(crate) span: Span,
     /// Zero of all moments, on the machine's clock.
@@ -73,6 +82,7 @@ impl Run {
         };
         Self {
             id: fastrand::u32(1..RUNS_MAX),
+            deed: Deed::Message,
             pace,
             span,
             origin_ns,
@@ -83,6 +93,11 @@ impl Run {
             senders: AtomicUsize::new(senders),
             last_receipts_ns: (0..messages).map(|_| AtomicU64::new(0)).collect(),
         }
+    }
+
+    /// The same with other deeds than messages.
+    pub(super) fn of(self, deed: Deed) -> Self {
+        Self { deed, ..self }
     }
 
     /// What the crowd keeps to while it only listens: a run of no messages.

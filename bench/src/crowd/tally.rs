@@ -8,6 +8,8 @@ use crate::stats::Latencies;
 #[derive(Default)]
 pub(crate) struct Tally {
     pub(crate) sent: u64,
+    /// Read marks sent.
+    pub(crate) marks: u64,
     /// Messages refused, by the code of the `error` event.
     pub(crate) refused: BTreeMap<String, u64>,
     /// Accepted messages that did not come back to their senders.
@@ -51,6 +53,7 @@ pub(crate) struct Tally {
 impl Tally {
     pub(super) fn add(&mut self, other: Self) {
         self.sent += other.sent;
+        self.marks += other.marks;
         for (code, count) in other.refused {
             *self.refused.entry(code).or_default() += count;
         }

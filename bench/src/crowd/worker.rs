@@ -18,8 +18,9 @@ use super::{
     Plan, Step,
     desk::Desk,
     letter::Letter,
+    mark::MarkLetter,
     member::Member,
-    run::{LISTEN_NS, Pace, Run},
+    run::{Deed, LISTEN_NS, Pace, Run},
     tally::Tally,
 };
 use crate::{
@@ -68,6 +69,7 @@ pub(super) struct Worker {
     desk: Desk,
     members: Vec<Member>,
     letter: Letter,
+    mark_letter: MarkLetter,
     sender: Sender,
 }
 
@@ -112,6 +114,7 @@ impl Worker {
             orders,
             buffer: vec![0; BUFFER_BYTES].into(),
             letter: Letter::new()?,
+            mark_letter: MarkLetter::new()?,
             desk: Desk::new(plan)?,
             members,
             sender: Sender {
@@ -284,7 +287,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Has the next member send a message.
+    /// Has the next member send what the run is of.
     fn send(&mut self, due_ns: u64) -> Result<()> {
         let place = self.next_sender().context("no socket is left")?;
         let (desk, Some(member)) = (&mut self.desk, self.members.get_mut(place)) else {
@@ -293,10 +296,21 @@ impl Worker {
         let Some(users) = &desk.plan.users else {
             return Ok(());
         };
-        member.sent += 1;
         let room = users.room(member.room)?;
-        let frame = self.letter.write(room, desk.run.id, member, due_ns);
-        desk.run.add_due(member.room, 1);
+        let frame = match desk.run.deed {
+            Deed::Message => {
+                member.sent += 1;
+                desk.run.add_due(member.room, 1);
+                self.letter.write(room, desk.run.id, member, due_ns)
+            }
+            Deed::ReadMark => {
+                let Some(frame) = self.mark_letter.write(room, &mut member.unread) else {
+                    return Ok(());
+                };
+                desk.tally.marks += 1;
+                frame
+            }
+        };
         match member.write(frame) {
             Ok(true) => {}
             Ok(false) => desk.tally.blocked_writes += 1,

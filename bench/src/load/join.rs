@@ -176,7 +176,7 @@ async fn measure(
 }
 
 /// When every member knew all members of its room, if that is before `deadline_ns`.
-async fn lists_complete(crowd: &Crowd, deadline_ns: u64) -> Option<u64> {
+pub(super) async fn lists_complete(crowd: &Crowd, deadline_ns: u64) -> Option<u64> {
     while now_ns() < deadline_ns {
         if let Some(complete_ns) = crowd.plan.lists.complete_ns() {
             return Some(complete_ns);

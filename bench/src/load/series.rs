@@ -71,9 +71,8 @@ impl<S: Serialize> Series<S> {
     }
 
     /// Prints the runs, one a line, and writes the report.
-    #[expect(clippy::print_stdout, reason = "it is what the command is for")]
     pub(crate) fn publish(self, columns: &[Column], report: Option<&Path>) -> Result<()> {
-        print!("{}", self.table(columns));
+        print(&self.table(columns));
         match report {
             Some(path) => Report::new(self).write(path),
             None => Ok(()),
@@ -88,19 +87,31 @@ impl<S: Serialize> Series<S> {
         if let Some(median) = self.median.as_ref().filter(|_| self.runs.len() > 1) {
             rows.push(("median".to_owned(), median));
         }
-        let mut table = format!("{:<8}", "");
-        for (head, _) in columns {
-            let _ = write!(table, " {head:>8}"); // a String takes everything
-        }
-        for (name, run) in rows {
-            let _ = write!(table, "\n{name:<8}");
-            for (head, pointer) in columns {
-                let width = head.len().max(8);
-                let _ = write!(table, " {:>width$}", cell(run.pointer(pointer)));
-            }
-        }
-        table + "\n"
+        table(&rows, columns)
     }
+}
+
+/// A line for each of some figures.
+pub(super) fn table(rows: &[(String, &Value)], columns: &[Column]) -> String {
+    let names = rows.iter().map(|(name, _)| name.len());
+    let width = names.max().unwrap_or_default().max(8);
+    let mut table = format!("{:<width$}", "");
+    for (head, _) in columns {
+        let _ = write!(table, " {head:>8}"); // a String takes everything
+    }
+    for (name, figures) in rows {
+        let _ = write!(table, "\n{name:<width$}");
+        for (head, pointer) in columns {
+            let width = head.len().max(8);
+            let _ = write!(table, " {:>width$}", cell(figures.pointer(pointer)));
+        }
+    }
+    table + "\n"
+}
+
+#[expect(clippy::print_stdout, reason = "it is what the commands are for")]
+pub(super) fn print(text: &str) {
+    print!("{text}");
 }
 
 fn cell(figure: Option<&Value>) -> String {
