@@ -5,6 +5,7 @@ mod faults;
 mod loads;
 mod markdown;
 mod numbers;
+mod redis;
 mod results;
 
 use std::{

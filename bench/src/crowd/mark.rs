@@ -112,7 +112,7 @@ mod tests {
         let text = room.to_string();
         for number in [41, 42] {
             let frame = letter.write(text.as_bytes(), &mut unread).unwrap();
-            let event: serde_json::Value = serde_json::from_slice(&frame[8 + 2..]).unwrap();
+            let event: serde_json::Value = serde_json::from_slice(&frame[6 + 2..]).unwrap();
             assert_eq!(event[0], "markMessagesAsRead");
             assert_eq!(event[1]["roomId"], text);
             let expected = id(room, 9, number).to_string();

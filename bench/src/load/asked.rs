@@ -1,6 +1,9 @@
 //! What Redis was asked for while something was done, and what that comes to for one operation.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use anyhow::Result;
 use serde::Serialize;
@@ -44,7 +47,8 @@ pub(super) struct Passes {
 pub(super) struct Asked {
     operations: u64,
     seconds: f64,
-    /// Commands that reached Redis from outside: each is answered on its own.
+    /// Commands that gateways sent, each answered on its own. For an operation, those that idle
+    /// gateways send too are left out: more or less often in so short a time, they say nothing of it.
     round_trips: f64,
     roles: BTreeMap<Role, Counts>,
 }
@@ -118,7 +122,8 @@ impl Asked {
     /// A second of nothing.
     pub(super) fn of_idleness(idle: &Passes) -> Self {
         let rates = |pass: &Pass| scaled(&pass.totals, share(1.0, pass.seconds));
-        Self::new(&idle.measured, [rates(&idle.heard), rates(&idle.measured)])
+        let rates = [rates(&idle.heard), rates(&idle.measured)];
+        Self::new(&idle.measured, rates, |_| true)
     }
 
     /// One operation, without what would have been asked anyway.
@@ -130,21 +135,29 @@ impl Asked {
             }
             scaled(&counts, share(1.0, approximate(pass.operations)))
         };
-        Self::new(
-            &passes.measured,
-            [of_one(&passes.heard), of_one(&passes.measured)],
-        )
+        let costs = [of_one(&passes.heard), of_one(&passes.measured)];
+        let idle = idle
+            .roles
+            .values()
+            .filter_map(|counts| counts.get(&Group::Sent));
+        let idle: BTreeSet<_> = idle.flat_map(BTreeMap::keys).collect();
+        Self::new(&passes.measured, costs, |command| !idle.contains(command))
     }
 
     /// Takes from the pass that was heard what was sent, and the rest from the other.
-    fn new(measured: &Pass, [mut heard, mut roles]: [BTreeMap<Role, Counts>; 2]) -> Self {
+    fn new(
+        measured: &Pass,
+        [mut heard, mut roles]: [BTreeMap<Role, Counts>; 2],
+        is_round_trip: impl Fn(&String) -> bool,
+    ) -> Self {
         let mut round_trips = 0.0;
         for (role, counts) in &mut roles {
             let heard = heard
                 .get_mut(role)
                 .and_then(|counts| counts.remove(&Group::Sent));
             let heard = heard.unwrap_or_default();
-            round_trips += heard.values().sum::<f64>();
+            let trips = heard.iter().filter(|(command, _)| is_round_trip(command));
+            round_trips += trips.map(|(_, count)| count).sum::<f64>();
             counts.insert(Group::Sent, heard);
             for names in counts.values_mut() {
                 names.retain(|_, count| count.abs() >= LEAST);

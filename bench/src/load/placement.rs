@@ -135,3 +135,14 @@ fn busiest(loads: &[usize]) -> usize {
 fn even(shards: u16, masters: usize) -> usize {
     usize::from(shards).div_ceil(masters.max(1))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_least_is_rounded_up() {
+        assert_eq!([even(64, 3), even(63, 3), even(1, 3)], [22, 21, 1]);
+        assert_eq!(busiest(&[21, 22, 21]), 22);
+    }
+}

@@ -7,6 +7,7 @@ use serde::{Deserialize, de::IgnoredAny};
 use super::{
     loads,
     markdown::{self, whole},
+    redis,
     results::{Experiment, Results, largest},
 };
 
@@ -17,12 +18,13 @@ pub(super) type Row = [String; 3];
 /// A measurement's kind, and what is said of one.
 type Kind = (&'static str, fn(&Experiment) -> Result<Vec<Row>>);
 
-const KINDS: [Kind; 10] = [
+const KINDS: [Kind; 11] = [
     ("ramp", loads::ramp),
     ("idle", idle),
     ("rooms", loads::rooms),
     ("fanout", loads::fanout),
     ("join", loads::join),
+    ("redis", redis::redis),
     ("uploads", uploads),
     ("chaos-cuts", cuts),
     ("chaos-kill-gateway", killed_gateways),
