@@ -129,7 +129,7 @@ impl Meter {
     }
 }
 
-async fn sleep_until(ns: u64) {
+pub(crate) async fn sleep_until(ns: u64) {
     sleep(Duration::from_nanos(ns.saturating_sub(now_ns()))).await;
 }
 

@@ -6,10 +6,12 @@ pub(crate) mod join;
 pub(crate) mod limit;
 pub(crate) mod redis;
 pub(crate) mod rooms;
+pub(crate) mod storm;
 pub(crate) mod writer;
 
 mod asked;
 pub(crate) mod figures;
+mod logins;
 mod placement;
 mod saturation;
 mod series;

@@ -56,6 +56,8 @@ enum Command {
     Report(render::Options),
     /// Latency, cost and exact delivery in many small rooms.
     Rooms(load::rooms::Options),
+    /// Latency in many small rooms without and with a storm of logins.
+    Storm(load::storm::Options),
     /// Memory of one backend through which forms with files stream.
     Uploads(uploads::Options),
 }
@@ -78,6 +80,7 @@ fn main() -> anyhow::Result<()> {
         Command::Redis(options) => runtime.block_on(load::redis::run(options)),
         Command::Report(options) => render::run(&options),
         Command::Rooms(options) => runtime.block_on(load::rooms::run(options)),
+        Command::Storm(options) => runtime.block_on(load::storm::run(options)),
         Command::Uploads(options) => runtime.block_on(uploads::run(options)),
     }
 }

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use futures_util::{StreamExt, TryStreamExt, stream};
-use redis::{cluster::ClusterClient, cluster_async::ClusterConnection, cmd};
+use redis::{AsyncCommands, cluster::ClusterClient, cluster_async::ClusterConnection, cmd};
 use slotcast_proto::{
     id::{RoomId, SessionId, UserId},
     schema::{key, record},
@@ -71,6 +71,41 @@ impl Seeder {
             .buffered(CONCURRENCY)
             .try_collect()
             .await
+    }
+
+    /// The e-mail addresses of new users who can log in with the password of an old one: hashed once by
+    /// whoever registered that, it is the password of all.
+    pub(crate) async fn accounts(&self, count: usize, like: &str) -> Result<Vec<String>> {
+        let redis = || self.redis.clone();
+        let user: Option<String> = redis().get(key::email(like)).await?;
+        let user: UserId = user
+            .with_context(|| format!("{like} is not registered"))?
+            .parse()?;
+        let password: Option<String> = redis()
+            .hget(key::user(user), record::user::PASSWORD)
+            .await?;
+        let password = password.with_context(|| format!("{like} has no password"))?;
+        stream::iter(0..count)
+            .map(|number| self.account(number, &password))
+            .buffered(CONCURRENCY)
+            .try_collect()
+            .await
+    }
+
+    /// A new user with a password; answers the e-mail address.
+    async fn account(&self, number: usize, password_hash: &str) -> Result<String> {
+        let user = UserId::new(self.shards.pick(fastrand::u32(..)), fastrand::u128(..));
+        let email = format!("bench-{number}-{user}@example.com");
+        let mut redis = self.redis.clone();
+        let fields = [
+            (record::user::NAME, format!("사용자 {number}")),
+            (record::user::EMAIL, email.clone()),
+            (record::user::PASSWORD, password_hash.to_owned()),
+            (record::user::CREATED_AT, self.now_ms.to_string()),
+        ];
+        let _: () = redis.hset_multiple(key::user(user), &fields).await?;
+        let _: () = redis.set(key::email(&email), user.to_string()).await?;
+        Ok(email)
     }
 
     /// A new user with a session, and a token for it.

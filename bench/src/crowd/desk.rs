@@ -98,7 +98,7 @@ impl Desk {
         }
         self.run.receive(self.batch.into());
         let moment = self.run.since_origin(self.now_ns);
-        if self.run.span.measures(moment) {
+        if self.run.measures(moment) {
             self.tally.deliveries += u64::from(self.batch);
             self.tally.reads += 1;
         }
@@ -181,7 +181,7 @@ impl Desk {
             }
         }
         let moment = self.run.since_origin(self.now_ns);
-        if self.run.span.measures(tag.intended_ns) {
+        if self.run.measures(tag.intended_ns) {
             let ns = moment.saturating_sub(tag.intended_ns);
             self.tally.latency.record_ns(ns);
         }

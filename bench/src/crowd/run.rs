@@ -38,12 +38,6 @@ pub(crate) struct Span {
     pub(crate) quiet_ns: u64,
 }
 
-impl Span {
-    pub(super) fn measures(self, ns: u64) -> bool {
-        (self.from_ns..self.until_ns).contains(&ns)
-    }
-}
-
 /// What the threads share while messages are on their way.
 pub(crate) struct Run {
     /// Told in tags.
@@ -51,6 +45,8 @@ pub(crate) struct Run {
     pub(super) deed: Deed,
     pub(crate) pace: Pace,
     pub(crate) span: Span,
+    /// When measuring and sending end, since the origin; earlier than planned if the run is stopped.
+    until_ns: AtomicU64,
     /// Zero of all moments, on the machine's clock.
     pub(crate) origin_ns: u64,
     /// Members of each room, and the messages that each of them is due.
@@ -85,6 +81,7 @@ impl Run {
             deed: Deed::Message,
             pace,
             span,
+            until_ns: AtomicU64::new(span.until_ns),
             origin_ns,
             rooms: members
                 .map(|members| (members, AtomicU32::new(0)))
@@ -178,7 +175,7 @@ impl Run {
         let receipts = self.last_receipts_ns.iter().map(|last| last.load(Relaxed));
         let spreads = dues.zip(receipts);
         spreads.filter_map(|(due_ns, last_ns)| {
-            let is_measured = last_ns > 0 && self.span.measures(due_ns);
+            let is_measured = last_ns > 0 && self.measures(due_ns);
             is_measured.then(|| last_ns.saturating_sub(due_ns))
         })
     }
@@ -208,7 +205,18 @@ impl Run {
 
     /// When sending ends, on the machine's clock.
     pub(super) fn end_ns(&self) -> u64 {
-        self.origin_ns + self.span.until_ns
+        self.origin_ns + self.until_ns.load(Relaxed)
+    }
+
+    /// Ends measuring and sending now, if that is earlier than planned.
+    pub(crate) fn stop(&self, now_ns: u64) {
+        let until_ns = self.since_origin(now_ns);
+        self.until_ns.fetch_min(until_ns, Relaxed);
+    }
+
+    /// Whether a moment since the origin is measured.
+    pub(super) fn measures(&self, ns: u64) -> bool {
+        (self.span.from_ns..self.until_ns.load(Relaxed)).contains(&ns)
     }
 
     /// When the patience with what is missing ends, on the machine's clock.
@@ -263,6 +271,17 @@ mod tests {
         assert!(!run.has_room(0, 2));
         run.receive(1);
         assert!(run.has_room(0, 2));
+    }
+
+    #[test]
+    fn a_run_that_is_stopped_measures_and_sends_no_more() {
+        let run = Run::new(1000, Pace::Every(10), SPAN, [1].into_iter(), 1);
+        assert!(run.measures(100) && run.measures(199) && !run.measures(200));
+        run.stop(1150);
+        assert!(run.measures(149) && !run.measures(150));
+        assert_eq!([run.end_ns(), run.deadline_ns()], [1150, 1200]);
+        run.stop(1180);
+        assert_eq!(run.end_ns(), 1150);
     }
 
     #[test]

@@ -252,12 +252,8 @@ impl Worker {
         if self.sender.is_sending {
             self.send_due()?;
         }
-        if self
-            .desk
-            .run
-            .span
-            .measures(self.desk.run.since_origin(begun_ns))
-        {
+        let run = &self.desk.run;
+        if run.measures(run.since_origin(begun_ns)) {
             let turn_ns = &mut self.desk.tally.turn_ns_max;
             *turn_ns = (*turn_ns).max(now_ns() - begun_ns);
         }
@@ -275,7 +271,7 @@ impl Worker {
                 Pace::Every(_) if self.sender.due_ns <= now_ns => {
                     let due_ns = self.sender.due_ns;
                     self.sender.due_ns += self.sender.period_ns;
-                    if self.desk.run.span.measures(due_ns) {
+                    if self.desk.run.measures(due_ns) {
                         self.desk.tally.send_lag.record_ns(now_ns - due_ns);
                     }
                     self.send(due_ns)?;
