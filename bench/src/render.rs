@@ -7,6 +7,7 @@ mod markdown;
 mod numbers;
 mod redis;
 mod results;
+mod storm;
 
 use std::{
     fs,

@@ -5,25 +5,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, bail, ensure};
-use bytes::Bytes;
+use anyhow::{Result, bail};
 use futures_util::future::try_join_all;
-use http_body_util::{BodyExt, Full};
-use hyper::{
-    Method, Request, StatusCode,
-    client::conn::http1::{self, SendRequest},
-    header::{CONTENT_TYPE, HOST, HeaderMap, RETRY_AFTER},
-};
-use hyper_util::rt::TokioIo;
 use serde::Serialize;
-use serde_json::json;
-use tokio::{
-    net::TcpStream,
-    time::{sleep, timeout},
-};
+use tokio::time::{sleep, timeout};
 
 use super::figures::{approximate, share};
-use crate::stats::{Latencies, Summary};
+use crate::{
+    rest::{Refusal, Rest},
+    stats::{Latencies, Summary},
+};
 
 /// Of every account here.
 const PASSWORD: &str = "Passw0rd!";
@@ -36,9 +27,8 @@ pub(super) const STORM_MAX: Duration = Duration::from_secs(120);
 
 /// Somebody who is about to log in, on a connection that is open.
 pub(super) struct Visitor {
-    backend: String,
-    sender: SendRequest<Full<Bytes>>,
-    form: Bytes,
+    email: String,
+    rest: Rest,
 }
 
 /// What became of the logins.
@@ -59,46 +49,30 @@ pub(super) struct Outcome {
     refused_us: Option<Summary>,
 }
 
-/// One answer that is no success.
-struct Refusal {
-    status: StatusCode,
-    after: Duration,
-    retry_after: Option<Duration>,
-}
-
 /// One visitor's way in.
 struct Visit {
     succeeded_after: Duration,
-    refusals: Vec<Refusal>,
+    /// What was answered before, and how long each of these attempts took.
+    refusals: Vec<(Refusal, Duration)>,
 }
 
 /// Registers somebody whose password the others may have too; answers the e-mail address.
 pub(super) async fn register(backend: &str) -> Result<String> {
     let email = format!("bench-{:032x}@example.com", fastrand::u128(..));
-    let form = json!({"name": "bench", "email": email, "password": PASSWORD});
-    let mut sender = connect(backend).await?;
-    let form = Bytes::from(form.to_string());
-    let (status, _) = post(&mut sender, backend, "/api/auth/register", form).await?;
-    ensure!(
-        status.is_success(),
-        "cannot register at {backend}: {status}"
-    );
+    let mut rest = Rest::connect(backend).await?;
+    rest.register(&email, PASSWORD).await?;
     Ok(email)
 }
 
 /// Opens a connection for each account; the backends take turns.
 pub(super) async fn gather(backends: &[String], emails: &[String]) -> Result<Vec<Visitor>> {
-    let visitors = emails
-        .iter()
-        .zip(backends.iter().cycle())
-        .map(async |(email, backend)| {
-            let form = json!({"email": email, "password": PASSWORD});
-            anyhow::Ok(Visitor {
-                backend: backend.clone(),
-                sender: connect(backend).await?,
-                form: form.to_string().into(),
-            })
-        });
+    let pairs = emails.iter().zip(backends.iter().cycle());
+    let visitors = pairs.map(async |(email, backend)| {
+        anyhow::Ok(Visitor {
+            email: email.clone(),
+            rest: Rest::connect(backend).await?,
+        })
+    });
     try_join_all(visitors).await
 }
 
@@ -117,27 +91,15 @@ impl Visitor {
         let mut refusals = Vec::new();
         loop {
             let asked = Instant::now();
-            let form = self.form.clone();
-            let answer = post(&mut self.sender, &self.backend, "/api/auth/login", form).await?;
-            let (status, headers) = answer;
-            if status.is_success() {
+            let outcome = self.rest.login_or_refusal(&self.email, PASSWORD).await?;
+            let Some(refusal) = outcome else {
                 return Ok(Visit {
                     succeeded_after: begun.elapsed(),
                     refusals,
                 });
-            }
-            let may_pass = [
-                StatusCode::TOO_MANY_REQUESTS,
-                StatusCode::SERVICE_UNAVAILABLE,
-            ];
-            ensure!(may_pass.contains(&status), "a login failed: {status}");
-            let retry_after = retry_after(&headers);
-            refusals.push(Refusal {
-                status,
-                after: asked.elapsed(),
-                retry_after,
-            });
-            sleep(retry_after.unwrap_or(RETRY_PAUSE)).await;
+            };
+            refusals.push((refusal, asked.elapsed()));
+            sleep(refusal.retry_after.unwrap_or(RETRY_PAUSE)).await;
         }
     }
 }
@@ -149,8 +111,8 @@ impl Outcome {
         let (mut refusals, mut without) = (0, 0);
         for visit in visits {
             succeeded.record_ns(nanoseconds(visit.succeeded_after));
-            for refusal in &visit.refusals {
-                refused_after.record_ns(nanoseconds(refusal.after));
+            for (refusal, after) in &visit.refusals {
+                refused_after.record_ns(nanoseconds(*after));
                 *refused.entry(refusal.status.as_u16()).or_default() += 1;
                 refusals += 1;
                 without += u64::from(refusal.retry_after.is_none());
@@ -175,53 +137,18 @@ fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// The seconds that a refusal asks to wait (RFC 9110, 10.2.3); a date is not understood.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
-    Some(Duration::from_secs(seconds))
-}
-
-async fn connect(backend: &str) -> Result<SendRequest<Full<Bytes>>> {
-    let stream = TcpStream::connect(backend).await?;
-    stream.set_nodelay(true)?;
-    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    // It ends with the sender; why it ended earlier is told to the sender.
-    tokio::spawn(connection);
-    Ok(sender)
-}
-
-/// Posts a form and reads the answer to its end, so that the connection can be used again.
-async fn post(
-    sender: &mut SendRequest<Full<Bytes>>,
-    backend: &str,
-    path: &str,
-    form: Bytes,
-) -> Result<(StatusCode, HeaderMap)> {
-    let request = Request::builder()
-        .method(Method::POST)
-        .uri(path)
-        .header(HOST, backend)
-        .header(CONTENT_TYPE, "application/json")
-        .body(Full::from(form))?;
-    sender.ready().await?;
-    let response = sender.send_request(request).await?;
-    let (head, body) = response.into_parts();
-    body.collect().await?;
-    Ok((head.status, head.headers))
-}
-
 #[cfg(test)]
 mod tests {
-    use hyper::header::HeaderValue;
+    use hyper::StatusCode;
 
     use super::*;
 
-    fn refusal(status: StatusCode, retry_after: Option<u64>) -> Refusal {
-        Refusal {
+    fn refusal(status: StatusCode, retry_after: Option<u64>) -> (Refusal, Duration) {
+        let refusal = Refusal {
             status,
-            after: Duration::from_millis(2),
             retry_after: retry_after.map(Duration::from_secs),
-        }
+        };
+        (refusal, Duration::from_millis(2))
     }
 
     #[test]
@@ -246,14 +173,5 @@ mod tests {
         assert_eq!(outcome.refused_without_retry_after, 1);
         assert_eq!(outcome.succeeded_us.unwrap().count, 2);
         assert_eq!(outcome.refused_us.unwrap().max, 2000);
-    }
-
-    #[test]
-    fn a_refusal_says_in_seconds_when_to_try_again() {
-        let headers =
-            |value| HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from_static(value))]);
-        assert_eq!(retry_after(&headers("2")), Some(Duration::from_secs(2)));
-        assert_eq!(retry_after(&headers("soon")), None);
-        assert_eq!(retry_after(&HeaderMap::new()), None);
     }
 }

@@ -9,6 +9,7 @@ use super::{
     markdown::{self, whole},
     redis,
     results::{Experiment, Results, largest},
+    storm,
 };
 
 const HEAD: [&str; 3] = ["what", "figure", "shown by"];
@@ -18,13 +19,14 @@ pub(super) type Row = [String; 3];
 /// A measurement's kind, and what is said of one.
 type Kind = (&'static str, fn(&Experiment) -> Result<Vec<Row>>);
 
-const KINDS: [Kind; 11] = [
+const KINDS: [Kind; 12] = [
     ("ramp", loads::ramp),
     ("idle", idle),
     ("rooms", loads::rooms),
     ("fanout", loads::fanout),
     ("join", loads::join),
     ("redis", redis::redis),
+    ("storm", storm::rows),
     ("uploads", uploads),
     ("chaos-cuts", cuts),
     ("chaos-kill-gateway", killed_gateways),
