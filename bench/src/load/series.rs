@@ -127,20 +127,26 @@ fn cell(figure: Option<&Value>) -> String {
     }
 }
 
+/// Judges runs by their numbers.
+pub(crate) fn judge<'a>(runs: impl Iterator<Item = &'a Figures>) -> Result<()> {
+    let numbered = (1..).zip(runs);
+    judge_parts(numbered.map(|(number, run)| (format!("run {number}"), run)))
+}
+
 /// Says what makes figures worth less: a client that was too slow; and fails if deliveries were not
 /// exact.
-pub(crate) fn judge<'a>(runs: impl Iterator<Item = &'a Figures>) -> Result<()> {
+pub(crate) fn judge_parts<'a>(parts: impl Iterator<Item = (String, &'a Figures)>) -> Result<()> {
     let mut faults = Vec::new();
-    for (number, run) in (1..).zip(runs) {
+    for (name, run) in parts {
         if run.client.is_bottleneck {
             let lag_us = run.client.send_lag_us.map_or(0, |lag| lag.p99);
             let busy = run.client.cpu_share_max * 100.0;
             warn(&format!(
-                "run {number} was held up by the client: messages {lag_us} us late (p99), \
+                "{name} was held up by the client: messages {lag_us} us late (p99), \
                 a thread busy {busy:.0} % of the time"
             ));
         }
-        faults.extend(run.fault().map(|fault| format!("run {number}: {fault}")));
+        faults.extend(run.fault().map(|fault| format!("{name}: {fault}")));
     }
     if faults.is_empty() {
         return Ok(());

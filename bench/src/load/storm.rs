@@ -9,13 +9,14 @@ use super::{
     figures::{Figures, approximate, share},
     logins::{self, Outcome, STORM_MAX, Visitor},
     measure, period_ns,
-    series::{Column, Series, judge},
+    series::{Column, Series, judge_parts},
 };
 use crate::{
     clock::now_ns,
     cost::{Meter, sleep_until},
     crowd::{Crowd, Pace, Span, Step},
     seed::Seeder,
+    stats::Summary,
 };
 
 /// Options of `bench storm`.
@@ -79,13 +80,13 @@ const COLUMNS: &[Column] = &[
     ("p99", "/calm/latency_us/p99"),
     ("max", "/calm/latency_us/max"),
     ("storm msg/s", "/storm/messages/per_second"),
-    ("p50 us", "/storm/latency_us/p50"),
-    ("p99", "/storm/latency_us/p99"),
-    ("max", "/storm/latency_us/max"),
+    ("storm p50", "/storm/latency_us/p50"),
+    ("storm p99", "/storm/latency_us/p99"),
+    ("storm max", "/storm/latency_us/max"),
     ("p99 ratio", "/latency_ratio/p99"),
     ("logins/s", "/logins/per_second"),
     ("login p50 us", "/logins/succeeded_us/p50"),
-    ("p99", "/logins/succeeded_us/p99"),
+    ("login p99", "/logins/succeeded_us/p99"),
     ("refused", "/logins/refusals"),
     ("backend cpu s", "/storm/servers/backend/cpu_seconds"),
     ("lag p99 us", "/storm/client/send_lag_us/p99"),
@@ -115,7 +116,13 @@ pub(crate) async fn run(options: Options) -> Result<()> {
     }
     let series = Series::of_runs(options.scenario(), &runs)?;
     series.publish(COLUMNS, timing.report.as_deref())?;
-    judge(runs.iter().flat_map(|run| [&run.calm, &run.storm]))
+    let numbered = (1..).zip(&runs);
+    judge_parts(numbered.flat_map(|(number, run)| {
+        [
+            (format!("run {number}"), &run.calm),
+            (format!("the storm of run {number}"), &run.storm),
+        ]
+    }))
 }
 
 impl Options {
@@ -177,12 +184,39 @@ async fn measure_storm(
 }
 
 fn ratio(calm: &Figures, storm: &Figures) -> Ratio {
-    let of = |at: fn(&crate::stats::Summary) -> u64| {
+    let of = |at: fn(&Summary) -> u64| {
         let us = |figures: &Figures| figures.latency_us.as_ref().map_or(0, at);
         share(approximate(us(storm)), approximate(us(calm)))
     };
     Ratio {
         p50: of(|latency| latency.p50),
         p99: of(|latency| latency.p99),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{cost::Spent, crowd::Tally};
+
+    fn figures(latencies_us: &[u64]) -> Figures {
+        let mut tally = Tally::default();
+        for us in latencies_us {
+            tally.latency.record_ns(us * 1000);
+        }
+        let spent = Spent {
+            seconds: 1.0,
+            roles: [].into(),
+            threads: Vec::new(),
+        };
+        Figures::new(0, &tally, &spent)
+    }
+
+    #[test]
+    fn the_storm_is_told_as_a_multiple_of_the_calm() {
+        let (calm, storm) = (figures(&[100, 100, 200]), figures(&[150, 150, 800]));
+        let expected = Ratio { p50: 1.5, p99: 4.0 };
+        assert_eq!(ratio(&calm, &storm), expected);
+        assert_eq!(ratio(&figures(&[]), &storm).p50, 0.0);
     }
 }
