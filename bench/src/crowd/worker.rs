@@ -180,8 +180,8 @@ impl Worker {
     /// Takes part in a run, until every message has arrived or the patience is over.
     fn play(&mut self, run: Arc<Run>) -> Result<Tally> {
         self.begin_run(run)?;
-        let end_ns = self.desk.run.end_ns();
-        while now_ns() < end_ns {
+        // A run may be stopped before its end.
+        while now_ns() < self.desk.run.end_ns() {
             self.turn()?;
         }
         self.sender.is_sending = false;
