@@ -6,7 +6,7 @@ use serde::{Deserialize, de::IgnoredAny};
 use super::{
     markdown::whole,
     numbers::Row,
-    results::{Experiment, largest},
+    results::{Experiment, largest, median},
 };
 
 pub(super) fn rooms(experiment: &Experiment) -> Result<Vec<Row>> {
@@ -31,41 +31,12 @@ pub(super) fn rooms(experiment: &Experiment) -> Result<Vec<Row>> {
 }
 
 pub(super) fn fanout(experiment: &Experiment) -> Result<Vec<Row>> {
-    let is_dense = experiment.median("/scenario/rate").is_err();
-    let room = format!(
-        "a room of {} on {}",
-        scenario(experiment, "sockets")?,
-        gateways(experiment)?
-    );
-    let first = if is_dense {
-        let what = format!(
-            "{room}, {} messages on their way at any time: deliveries a second / for a CPU second of the gateway",
-            scenario(experiment, "window")?
-        );
-        let figure = format!(
-            "{} / {}",
-            whole(experiment.median("/median/deliveries/per_second")?),
-            whole(experiment.median("/median/servers/gateways/deliveries_per_cpu_second")?)
-        );
-        [what, figure]
+    let has_rate = experiment.median("/scenario/rate").is_ok();
+    let mut rows = if has_rate {
+        vec![paced(experiment)?, cost(experiment)?]
     } else {
-        let what = format!(
-            "{room}, {} messages a second: from due to the last member, half / 99 %",
-            scenario(experiment, "rate")?
-        );
-        let figure = format!(
-            "{:.1} / {:.1} ms",
-            experiment.median("/median/last_member_us/p50")? / 1000.0,
-            experiment.median("/median/last_member_us/p99")? / 1000.0
-        );
-        [what, figure]
+        vec![dense(experiment)?]
     };
-    let [what, figure] = first;
-    let shown_by = format!("`bench fanout`, {}", runs(experiment)?);
-    let mut rows = vec![[what, figure, shown_by]];
-    if !is_dense {
-        rows.push(cost(experiment)?);
-    }
     if let Ok(ratio) = experiment.median("/median/ratio_to_limit") {
         rows.push([
             "its deliveries for a CPU second, as a ratio to those of a process that only writes"
@@ -76,6 +47,48 @@ pub(super) fn fanout(experiment: &Experiment) -> Result<Vec<Row>> {
     }
     rows.push(astray(experiment)?);
     Ok(rows)
+}
+
+/// A room at a rate.
+fn paced(experiment: &Experiment) -> Result<Row> {
+    let what = format!(
+        "a room of {} on {}, {} messages a second: from due to delivered, half / 99 %; to the last member, \
+         half / 99 %",
+        scenario(experiment, "sockets")?,
+        gateways(experiment)?,
+        scenario(experiment, "rate")?
+    );
+    let ms = |figure: &str| {
+        let us = experiment.median(&format!("/median/{figure}"))?;
+        anyhow::Ok(format!("{:.1}", us / 1000.0))
+    };
+    let figure = format!(
+        "{} / {}; {} / {} ms",
+        ms("latency_us/p50")?,
+        ms("latency_us/p99")?,
+        ms("last_member_us/p50")?,
+        ms("last_member_us/p99")?
+    );
+    let shown_by = format!("`bench fanout`, {}", runs(experiment)?);
+    Ok([what, figure, shown_by])
+}
+
+/// A room as dense as a window of messages allows.
+fn dense(experiment: &Experiment) -> Result<Row> {
+    let what = format!(
+        "a room of {} on {}, {} messages on their way at any time: deliveries a second / for a CPU second of the \
+         gateway",
+        scenario(experiment, "sockets")?,
+        gateways(experiment)?,
+        scenario(experiment, "window")?
+    );
+    let figure = format!(
+        "{} / {}",
+        whole(experiment.median("/median/deliveries/per_second")?),
+        whole(experiment.median("/median/servers/gateways/deliveries_per_cpu_second")?)
+    );
+    let shown_by = format!("`bench fanout`, {}", runs(experiment)?);
+    Ok([what, figure, shown_by])
 }
 
 pub(super) fn join(experiment: &Experiment) -> Result<Vec<Row>> {
@@ -104,6 +117,7 @@ pub(super) fn join(experiment: &Experiment) -> Result<Vec<Row>> {
 struct Stage {
     users: f64,
     p95_ms: f64,
+    gateway_cpu_cores: f64,
     users_per_core: f64,
     users_per_core_with_redis: f64,
 }
@@ -111,9 +125,7 @@ struct Stage {
 #[derive(Deserialize)]
 struct Ramp {
     points: Vec<Stage>,
-    users: f64,
     users_without_failure: f64,
-    failed: f64,
     due: f64,
     lost: f64,
 }
@@ -121,58 +133,53 @@ struct Ramp {
 /// Users that one core of the original backend carried within 1 % of errors.
 const ORIGINAL_USERS_PER_CORE: f64 = 1100.0;
 
-/// Slower than this (95 %) is full.
-const FULL_P95_MS: f64 = 1000.0;
+/// A step is slow in which 95 % of the messages take longer.
+const SLOW_P95_MS: f64 = 100.0;
 
 pub(super) fn ramp(experiment: &Experiment) -> Result<Vec<Row>> {
-    let mut rows = Vec::new();
-    for ramp in experiment.figures::<Ramp>()? {
-        let what = format!(
-            "users who register, talk and mark, a hundred more every {} s: at most / when the first failed / failed / \
-             messages due to all of them / lost",
-            experiment.option("--every")?
-        );
-        let first_failed = if ramp.failed > 0.0 {
-            whole(ramp.users_without_failure)
-        } else {
-            "none".to_owned()
-        };
-        let figure = format!(
-            "{} / {first_failed} / {} / {} / {}",
-            whole(ramp.users),
-            whole(ramp.failed),
-            whole(ramp.due),
-            whole(ramp.lost)
-        );
-        rows.push([
-            what,
-            figure,
-            format!("`bench ramp`, {}", experiment.links()),
-        ]);
-        let mut quick = ramp
-            .points
-            .iter()
-            .filter(|stage| stage.p95_ms <= FULL_P95_MS);
-        if let Some(last) = quick.next_back() {
-            rows.push([
-                format!(
-                    "users for each core of gateway and backend / with Redis, the last step within {FULL_P95_MS} ms (95 %), \
-                     of {} users; as a ratio to the original backend's {}",
-                    whole(last.users),
-                    whole(ORIGINAL_USERS_PER_CORE)
-                ),
-                format!(
-                    "{} / {}; {:.1} / {:.1}",
-                    whole(last.users_per_core),
-                    whole(last.users_per_core_with_redis),
-                    last.users_per_core / ORIGINAL_USERS_PER_CORE,
-                    last.users_per_core_with_redis / ORIGINAL_USERS_PER_CORE
-                ),
-                same(),
-            ]);
-        }
+    let ramps = experiment.figures::<Ramp>()?;
+    let sum = |of: fn(&Ramp) -> f64| whole(ramps.iter().map(of).sum());
+    let what = format!(
+        "users who register, enter a room, talk and mark, a hundred more every {} s until more than 1 % have failed: \
+         before the first failure, in the worst run / messages due to all of them / lost, in all runs",
+        experiment.option("--every")?
+    );
+    let without_failure = ramps.iter().map(|ramp| ramp.users_without_failure);
+    let figure = format!(
+        "{} / {} / {}",
+        whole(without_failure.fold(f64::INFINITY, f64::min)),
+        sum(|ramp| ramp.due),
+        sum(|ramp| ramp.lost)
+    );
+    let shown_by = format!("`bench ramp`, {}", experiment.links());
+    let mut rows = vec![[what, figure, shown_by]];
+    let quick: Vec<_> = ramps.iter().filter_map(Ramp::last_quick).collect();
+    if !quick.is_empty() {
+        rows.push(per_core(&quick));
     }
     Ok(rows)
+}
+
+impl Ramp {
+    /// The last step that was not slow.
+    fn last_quick(&self) -> Option<&Stage> {
+        let mut quick = self.points.iter();
+        quick.rfind(|stage| stage.p95_ms <= SLOW_P95_MS)
+    }
+}
+
+fn per_core(stages: &[&Stage]) -> Row {
+    let middle = |of: fn(&Stage) -> f64| median(stages.iter().map(|stage| of(stage)).collect());
+    let gateway = middle(|stage| stage.users / stage.gateway_cpu_cores);
+    let all = middle(|stage| stage.users_per_core);
+    let with_redis = middle(|stage| stage.users_per_core_with_redis);
+    let what = format!(
+        "the last step with 95 % of the messages within {SLOW_P95_MS} ms: users / users for each core of the gateway / \
+         of gateway and backend, which hashes / of both and Redis (a core of the original backend carries {})",
+        whole(ORIGINAL_USERS_PER_CORE)
+    );
+    let figures = [middle(|stage| stage.users), gateway, all, with_redis].map(whole);
+    [what, figures.join(" / "), same()]
 }
 
 fn cost(experiment: &Experiment) -> Result<Row> {
@@ -305,7 +312,7 @@ mod tests {
                 "runs": [run(0)], "median": run(0),
             }),
         );
-        assert_eq!(rows[0][1], "3.7 / 7.5 ms");
+        assert_eq!(rows[0][1], "0.2 / 1.3; 3.7 / 7.5 ms");
         assert_eq!(rows[2][1], "0.94");
     }
 
@@ -324,19 +331,27 @@ mod tests {
 
     #[test]
     fn a_ramp_shows_its_last_step_that_was_quick() {
-        let stage = |users: u32, p95_ms: u32| json!({"users": users, "p95_ms": p95_ms, "users_per_core": 16_500, "users_per_core_with_redis": 11_000});
-        let results = results(&[(
-            "ramp",
-            "bench ramp --every 10",
+        let stage = |users: u32, p95_ms: u32| {
+            json!({
+                "users": users, "p95_ms": p95_ms, "gateway_cpu_cores": 0.5,
+                "users_per_core": 8000, "users_per_core_with_redis": 5500,
+            })
+        };
+        let run = |without_failure: u32, lost: u32| {
             json!({
                 "points": [stage(100, 2), stage(5000, 90), stage(5100, 2000)],
-                "users": 5100, "users_without_failure": 5000, "failed": 7, "due": 90_000, "lost": 0,
-            }),
-        )]);
+                "users_without_failure": without_failure, "due": 90_000, "lost": lost,
+            })
+        };
+        let command = "bench ramp --every 10";
+        let results = results(&[
+            ("ramp-run1", command, run(5100, 0)),
+            ("ramp-run2", command, run(5000, 3)),
+        ]);
         let rows = ramp(results.of_kind("ramp").next().unwrap()).unwrap();
-        assert_eq!(rows[0][1], "5,100 / 5,000 / 7 / 90,000 / 0");
-        assert!(rows[1][0].contains("of 5,000 users"), "{}", rows[1][0]);
-        assert_eq!(rows[1][1], "16,500 / 11,000; 15.0 / 10.0");
+        assert!(rows[0][0].contains("every 10 s"), "{}", rows[0][0]);
+        assert_eq!(rows[0][1], "5,000 / 180,000 / 3");
+        assert_eq!(rows[1][1], "5,000 / 10,000 / 8,000 / 5,500");
     }
 
     #[test]
