@@ -252,6 +252,7 @@ fn say(line: &str) {
 #[cfg(test)]
 mod tests {
     use clap::Parser;
+    use socket2::{Domain, Socket, Type};
 
     use super::*;
 
@@ -288,9 +289,16 @@ mod tests {
 
     #[tokio::test]
     async fn a_ramp_without_a_backend_counts_its_users_as_failed() {
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = free.local_addr().unwrap().to_string();
-        drop(free);
+        // Bound, so that nobody else can listen there.
+        let silent = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        silent.bind(&any.into()).unwrap();
+        let address = silent
+            .local_addr()
+            .unwrap()
+            .as_socket()
+            .unwrap()
+            .to_string();
         let options = options(&["--backend", &address, "--first", "3", "--every", "1"]);
         let mut ramp = Ramp::new(options, Meter::default()).unwrap();
         let stages = ramp.climb().await.unwrap();
