@@ -45,9 +45,10 @@ pub(crate) struct Reading {
     own_bytes: f64,
     /// What the process had written in all, to sockets and files; `None` if that cannot be seen.
     written: Option<f64>,
-    /// Of the append-only file, and how often it was rewritten.
+    /// Of the append-only file.
     log_bytes: f64,
-    log_rewrites: f64,
+    /// How often rewriting it has begun, and how long it was when that last ended.
+    log_rewrites: [f64; 2],
 }
 
 impl Node {
@@ -125,7 +126,8 @@ impl Reading {
             own_bytes: (info.len() + bus.len()) as f64,
             written: written.map(|bytes| bytes as f64),
             log_bytes: of("aof_current_size").map_or(0.0, number),
-            log_rewrites: of("aof_rewrites").map_or(0.0, number),
+            log_rewrites: ["aof_rewrites", "aof_base_size"]
+                .map(|name| of(name).map_or(0.0, number)),
         }
     }
 
@@ -159,7 +161,10 @@ impl Reading {
     /// Bytes written to other nodes over the cluster bus, which Redis does not count: all that the
     /// process wrote, but what went to clients and replicas and into its log.
     fn bus_bytes(&self, before: &Self, sent: f64) -> Option<f64> {
-        let is_known = self.log_rewrites.total_cmp(&before.log_rewrites).is_eq();
+        let rewrites = self.log_rewrites.iter().zip(&before.log_rewrites);
+        let is_known = rewrites
+            .into_iter()
+            .all(|(now, then)| now.total_cmp(then).is_eq());
         let written = self.written? - before.written?;
         is_known.then(|| (written - sent - (self.log_bytes - before.log_bytes)).max(0.0))
     }
@@ -182,6 +187,24 @@ const BYTES: [(&str, &str); 4] = [
 
 /// Commands of a reading.
 const OWN: [&str; 2] = ["info", "cluster|info"];
+
+/// Adds up what nodes of one role counted. What one of them does not know, nobody knows of them all.
+pub(crate) fn sum(nodes: &[Counts]) -> Counts {
+    let mut whole = Counts::new();
+    for counts in nodes {
+        add(&mut whole, counts.clone());
+    }
+    let knows = |counts: &Counts| {
+        let bytes = counts.get(&Group::Bytes);
+        bytes.is_some_and(|bytes| bytes.contains_key(BUS_OUT))
+    };
+    if let Some(bytes) = whole.get_mut(&Group::Bytes)
+        && !nodes.iter().all(knows)
+    {
+        bytes.remove(BUS_OUT);
+    }
+    whole
+}
 
 /// The nodes of the cluster that these nodes belong to.
 pub(crate) async fn nodes(urls: &[String]) -> Result<Vec<Node>> {
@@ -295,7 +318,7 @@ mod tests {
         let info = format!(
             "# Stats\r\ntotal_net_input_bytes:{bytes}\r\ntotal_net_output_bytes:{}\r\n\
              total_net_repl_input_bytes:0\r\ntotal_net_repl_output_bytes:{}\r\n\
-             aof_current_size:{}\r\naof_rewrites:1\r\n# Commandstats\r\n\
+             aof_current_size:{}\r\naof_rewrites:1\r\naof_base_size:88\r\n# Commandstats\r\n\
              cmdstat_fcall:calls={calls},usec=9,usec_per_call=2.1,rejected_calls=0,failed_calls=0\r\n\
              cmdstat_info:calls={calls},usec=9\r\n",
             3 * bytes,
@@ -338,14 +361,26 @@ mod tests {
     }
 
     #[test]
+    fn bytes_of_the_bus_are_unknown_if_the_log_was_rewritten() {
+        let after = Reading {
+            log_rewrites: [1.0, 44.0],
+            ..reading(1, 2000, Some(90_000))
+        };
+        let counts = after.since(&reading(0, 1000, Some(50_000)));
+        assert_eq!(at(&counts, Group::Bytes, BUS_OUT), None);
+    }
+
+    #[test]
     fn counts_of_nodes_add_up() {
-        let mut whole = Counts::new();
-        for calls in [2, 3] {
-            add(
-                &mut whole,
-                reading(calls, 0, None).since(&reading(0, 0, None)),
-            );
-        }
+        let node = |calls, written| {
+            reading(calls, 1000, Some(written)).since(&reading(0, 1000, Some(40_000)))
+        };
+        let nodes = [node(2, 41_000), node(3, 42_000)];
+        let whole = sum(&nodes);
         assert_eq!(at(&whole, Group::Commands, "fcall"), Some(5.0));
+        assert_eq!(at(&whole, Group::Bytes, BUS_OUT), Some(3000.0));
+        let unknown = reading(1, 1000, None).since(&reading(0, 1000, None));
+        let [first, _] = nodes;
+        assert_eq!(at(&sum(&[first, unknown]), Group::Bytes, BUS_OUT), None);
     }
 }

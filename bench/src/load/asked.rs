@@ -98,9 +98,16 @@ impl Observer {
             let cpu = BTreeMap::from([("us".to_owned(), spent.cpu_seconds * MILLION)]);
             totals.entry(*role).or_default().insert(Group::Cpu, cpu);
         }
+        let mut counts = BTreeMap::<Role, Vec<Counts>>::new();
         let nodes = self.nodes.iter().zip(&readings);
         for ((node, before), after) in nodes.zip(self.read().await?) {
-            node::add(totals.entry(node.role).or_default(), after.since(before));
+            counts
+                .entry(node.role)
+                .or_default()
+                .push(after.since(before));
+        }
+        for (role, counts) in counts {
+            node::add(totals.entry(role).or_default(), node::sum(&counts));
         }
         Ok(Pass {
             operations,
@@ -172,6 +179,16 @@ impl Asked {
         }
     }
 
+    /// Whether a gateway gave seats up: of those who left before, or of a gateway that is gone.
+    pub(super) fn is_restless(&self) -> bool {
+        let sent = self
+            .roles
+            .values()
+            .filter_map(|counts| counts.get(&Group::Sent));
+        sent.flat_map(BTreeMap::keys)
+            .any(|command| command == "fcall leave")
+    }
+
     /// What was sent to Redis and what was carried out there, in lines.
     pub(super) fn text(&self) -> String {
         let mut text = String::new();
@@ -226,7 +243,7 @@ mod tests {
             heard: pass(0, 10.0, Group::Sent, &[("fcall_ro beat", 40.0)]),
             measured: pass(0, 20.0, Group::Commands, &[("time", 80.0)]),
         });
-        assert!((idle.round_trips - 4.0).abs() < 1e-9);
+        assert!((idle.round_trips - 4.0).abs() < 1e-9 && !idle.is_restless());
         let heard = [("fcall_ro beat", 20.0), ("fcall append_message", 100.0)];
         let asked = Asked::of_operations(
             &Passes {

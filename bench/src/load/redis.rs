@@ -16,7 +16,7 @@ use super::{
     period_ns,
     placement::Placement,
     saturation::{self, Saturation},
-    series::{Column, print, table},
+    series::{Column, print, table, warn},
 };
 use crate::{
     clock::{NS_PER_SECOND, now_ns},
@@ -209,6 +209,7 @@ fn publish(
         lists += &format!("{name}\n{}", case.text());
     }
     let placed = placement.text();
+    let is_restless = cases.get("idle").is_some_and(Asked::is_restless);
     let findings = Findings {
         scenario: Scenario {
             sockets: options.sockets,
@@ -225,6 +226,9 @@ fn publish(
     let figures = serde_json::to_value(&findings)?;
     print(&table(&rows(figures.pointer("/cases")), COLUMNS));
     print(&(lists + &placed));
+    if is_restless {
+        warn("seats were given up while nobody did anything: a gateway has ended a moment ago");
+    }
     if let Some(Value::Array(steps)) = figures.pointer("/saturation/steps") {
         let steps = steps.iter().map(|step| ("one master".to_owned(), step));
         print(&table(&steps.collect::<Vec<_>>(), saturation::COLUMNS));
