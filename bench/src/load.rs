@@ -33,23 +33,8 @@ use crate::{
 /// Where the load goes, and on how many shoulders.
 #[derive(Args)]
 pub(crate) struct Target {
-    /// Gateways to connect to, `address:port`; sockets, and the members of a room, are spread over them.
-    #[arg(long = "gateway", default_value = "127.0.0.1:5002")]
-    gateways: Vec<SocketAddr>,
-    /// Process ids of those gateways, for what they cost.
-    #[arg(long = "gateway-pid")]
-    gateway_pids: Vec<u32>,
-    /// Process ids of backends, for what they cost.
-    #[arg(long = "backend-pid")]
-    backend_pids: Vec<u32>,
-    /// Nodes of the Redis Cluster, separated by commas; those on this machine are measured too.
-    #[arg(
-        long,
-        env = "SLOTCAST_REDIS_URLS",
-        value_delimiter = ',',
-        required = true
-    )]
-    redis_urls: Vec<String>,
+    #[command(flatten)]
+    servers: Servers,
     /// The token secret that the gateways use.
     #[arg(long, env = "SLOTCAST_JWT_SECRET", hide_env_values = true)]
     secret: String,
@@ -62,6 +47,28 @@ pub(crate) struct Target {
     /// Sockets on their way into the rooms at one time.
     #[arg(long, default_value_t = 256)]
     concurrency: usize,
+}
+
+/// Where the servers are, and which processes they are.
+#[derive(Args)]
+pub(crate) struct Servers {
+    /// Gateways to connect to, `address:port`; sockets, and the members of a room, are spread over them.
+    #[arg(long = "gateway", default_value = "127.0.0.1:5002")]
+    pub(crate) gateways: Vec<SocketAddr>,
+    /// Process ids of those gateways, for what they cost.
+    #[arg(long = "gateway-pid")]
+    pub(crate) gateway_pids: Vec<u32>,
+    /// Process ids of backends, for what they cost.
+    #[arg(long = "backend-pid")]
+    pub(crate) backend_pids: Vec<u32>,
+    /// Nodes of the Redis Cluster, separated by commas; those on this machine are measured too.
+    #[arg(
+        long,
+        env = "SLOTCAST_REDIS_URLS",
+        value_delimiter = ',',
+        required = true
+    )]
+    pub(crate) redis_urls: Vec<String>,
 }
 
 /// How long, and how often.
@@ -94,8 +101,8 @@ impl Target {
     /// New users in new rooms, on threads that stand ready, and what is to be measured.
     async fn gather(&self, sockets: usize, room_size: usize) -> Result<(Crowd, Meter)> {
         let crowd = self.crowd(sockets, room_size, None).await?;
-        let mut meter = self.meter();
-        meter.watch_redis(&self.redis_urls).await?;
+        let mut meter = self.servers.meter();
+        meter.watch_redis(&self.servers.redis_urls).await?;
         meter.watch_threads(crowd.thread_ids());
         Ok((crowd, meter))
     }
@@ -108,7 +115,7 @@ impl Target {
         slots: Option<&[Slot]>,
     ) -> Result<Crowd> {
         ensure!(room_size > 0, "room size must not be 0");
-        let seeder = Seeder::connect(&self.redis_urls, &self.secret, self.shards).await?;
+        let seeder = Seeder::connect(&self.servers.redis_urls, &self.secret, self.shards).await?;
         let logins = seeder.logins(sockets).await?;
         let count = sockets.div_ceil(room_size);
         let rooms = match slots {
@@ -116,7 +123,7 @@ impl Target {
             None => seeder.rooms(count).await?,
         };
         Crowd::gather(Plan {
-            servers: self.gateways.clone(),
+            servers: self.servers.gateways.clone(),
             sockets,
             room_size,
             users: Some(Users::new(logins, &rooms)?),
@@ -125,9 +132,11 @@ impl Target {
             lists: Lists::new(sockets),
         })
     }
+}
 
+impl Servers {
     /// What the tiers cost; Redis is not watched yet.
-    fn meter(&self) -> Meter {
+    pub(crate) fn meter(&self) -> Meter {
         let mut meter = Meter::default();
         meter.watch(Role::Gateways, &self.gateway_pids);
         meter.watch(Role::Backend, &self.backend_pids);

@@ -9,7 +9,6 @@ mod stage;
 mod user;
 
 use std::{
-    net::SocketAddr,
     path::PathBuf,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
@@ -28,9 +27,9 @@ use self::{
 };
 use crate::{
     clock::{NS_PER_SECOND, now_ns},
-    cost::{Meter, Role},
+    cost::Meter,
     crowd::{RUNS_MAX, allow_files},
-    load::figures::share,
+    load::{Servers, figures::share},
     report::Report,
 };
 
@@ -40,23 +39,8 @@ pub(crate) struct Options {
     /// Backend, `host:port`.
     #[arg(long, default_value = "127.0.0.1:5001")]
     backend: String,
-    /// Gateways, `address:port`, which users take in turn.
-    #[arg(long = "gateway", default_value = "127.0.0.1:5002")]
-    gateways: Vec<SocketAddr>,
-    /// Process ids of those gateways, for what they cost.
-    #[arg(long = "gateway-pid")]
-    gateway_pids: Vec<u32>,
-    /// Process ids of backends, for what they cost.
-    #[arg(long = "backend-pid")]
-    backend_pids: Vec<u32>,
-    /// Nodes of the Redis Cluster, separated by commas, for what they cost.
-    #[arg(
-        long,
-        env = "SLOTCAST_REDIS_URLS",
-        value_delimiter = ',',
-        required = true
-    )]
-    redis_urls: Vec<String>,
+    #[command(flatten)]
+    servers: Servers,
     /// Users of the first step.
     #[arg(long, default_value_t = 100)]
     first: u32,
@@ -98,10 +82,8 @@ const QUIET_AFTER_FAILURE: Duration = Duration::from_secs(40);
 
 pub(crate) async fn run(options: Options) -> Result<()> {
     options.check()?;
-    let mut meter = Meter::default();
-    meter.watch(Role::Gateways, &options.gateway_pids);
-    meter.watch(Role::Backend, &options.backend_pids);
-    meter.watch_redis(&options.redis_urls).await?;
+    let mut meter = options.servers.meter();
+    meter.watch_redis(&options.servers.redis_urls).await?;
     let mut ramp = Ramp::new(options, meter)?;
     let stages = ramp.climb().await?;
     let figures = ramp.finish(stages).await?;
@@ -124,7 +106,7 @@ impl Options {
             (1..=self.room_max).contains(&self.room_min),
             "room-min is 1 to room-max"
         );
-        ensure!(!self.gateways.is_empty(), "there is no gateway");
+        ensure!(!self.servers.gateways.is_empty(), "there is no gateway");
         allow_files(u64::from(self.max) + OTHER_FILES)
     }
 
@@ -205,7 +187,7 @@ impl Ramp {
         self.room.1 -= 1;
         let number = self.begun;
         self.begun += 1;
-        let gateways = &self.options.gateways;
+        let gateways = &self.options.servers.gateways;
         let gateway = gateways.get(usize::try_from(number)? % gateways.len());
         Ok(Ticket {
             number,
@@ -251,6 +233,8 @@ fn say(line: &str) {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use clap::Parser;
     use socket2::{Domain, Socket, Type};
 

@@ -15,6 +15,9 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
+/// Of every user here.
+pub(crate) const PASSWORD: &str = "Passw0rd!";
+
 /// What a login gives.
 #[derive(Clone, Debug)]
 pub(crate) struct Pass {

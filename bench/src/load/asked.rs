@@ -61,8 +61,8 @@ const LEAST: f64 = 0.0005;
 
 impl Observer {
     pub(super) async fn open(target: &Target) -> Result<Self> {
-        let nodes = node::nodes(&target.redis_urls).await?;
-        let (mut meter, mut pids) = (target.meter(), Vec::new());
+        let nodes = node::nodes(&target.servers.redis_urls).await?;
+        let (mut meter, mut pids) = (target.servers.meter(), Vec::new());
         for node in &nodes {
             let pid = node.pid().await?;
             meter.watch(node.role, pid.as_slice());

@@ -102,7 +102,7 @@ pub(crate) async fn run(options: Options) -> Result<()> {
         sockets,
         rate: (!closed_loop).then_some(rate),
         window: closed_loop.then_some(window),
-        gateways: target.gateways.len(),
+        gateways: target.servers.gateways.len(),
         threads: target.threads,
         seconds: timing.seconds,
         warmup_seconds: timing.warmup_seconds,

@@ -116,7 +116,7 @@ pub(crate) async fn run(options: Options) -> Result<()> {
         sockets: options.sockets,
         room_size: options.room_size,
         concurrency: options.target.concurrency,
-        gateways: options.target.gateways.len(),
+        gateways: options.target.servers.gateways.len(),
         threads: options.target.threads,
     };
     let series = if options.by_step {

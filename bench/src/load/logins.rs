@@ -12,12 +12,9 @@ use tokio::time::{sleep, timeout};
 
 use super::figures::{approximate, share};
 use crate::{
-    rest::{Refusal, Rest},
+    rest::{PASSWORD, Refusal, Rest},
     stats::{Latencies, Summary},
 };
-
-/// Of every account here.
-const PASSWORD: &str = "Passw0rd!";
 
 /// Until a refused login is tried again if the refusal does not say.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);

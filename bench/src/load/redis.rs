@@ -96,7 +96,7 @@ pub(crate) async fn run(options: Options) -> Result<()> {
     let room_size = usize::from(options.room_size);
     let crowd = target.crowd(options.sockets, room_size, None).await?;
     crowd.advance(Step::Joined).await?;
-    let placement = Placement::of(&observer.nodes, target.shards, &target.gateway_pids)?;
+    let placement = Placement::of(&observer.nodes, target.shards, &target.servers.gateway_pids)?;
     let idle = Asked::of_idleness(&rest(&observer, &options).await?);
     let messages = chat(&observer, &crowd, &options).await?;
     let marks = mark(&observer, &crowd, &options).await?;
@@ -217,7 +217,7 @@ fn publish(
             rate: options.rate,
             seconds: options.seconds,
             idle_seconds: options.idle_seconds,
-            gateways: options.target.gateways.len(),
+            gateways: options.target.servers.gateways.len(),
         },
         cases,
         placement,

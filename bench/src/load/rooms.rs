@@ -59,7 +59,7 @@ pub(crate) async fn run(options: Options) -> Result<()> {
         sockets,
         room_size,
         rate,
-        gateways: target.gateways.len(),
+        gateways: target.servers.gateways.len(),
         threads: target.threads,
         seconds: timing.seconds,
         warmup_seconds: timing.warmup_seconds,

@@ -76,7 +76,7 @@ impl Saturation {
         let shards = Shards::new(target.shards).context("the shard count is 1 to 16384")?;
         let slots: Vec<_> = shards.slots().filter(|slot| master.holds(*slot)).collect();
         let crowd = target.crowd(sockets, room_size, Some(&slots)).await?;
-        let mut meter = target.meter();
+        let mut meter = target.servers.meter();
         let replicas = nodes.iter().filter(|node| node.role == Role::RedisReplicas);
         for node in replicas.chain([master]) {
             meter.watch(node.role, node.pid().await?.as_slice());

@@ -1,6 +1,6 @@
 //! A storm of logins beside chat: what messages in small rooms take without it, and while it lasts.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 use serde::Serialize;
 
@@ -133,7 +133,7 @@ impl Options {
             sockets: self.sockets,
             room_size: self.room_size,
             rate: self.rate,
-            gateways: self.target.gateways.len(),
+            gateways: self.target.servers.gateways.len(),
             threads: self.target.threads,
             seconds: self.timing.seconds,
             warmup_seconds: self.timing.warmup_seconds,
@@ -145,18 +145,15 @@ impl Options {
 /// how passwords are hashed.
 async fn seed(options: &Options) -> Result<Vec<String>> {
     let Target {
-        redis_urls,
+        servers,
         secret,
         shards,
         ..
     } = &options.target;
-    let seeder = Seeder::connect(redis_urls, secret, *shards).await?;
-    let mut emails = Vec::new();
-    for backend in options.backends.iter().take(1) {
-        let first = logins::register(backend).await?;
-        emails = seeder.accounts(options.logins, &first).await?;
-    }
-    Ok(emails)
+    let seeder = Seeder::connect(&servers.redis_urls, secret, *shards).await?;
+    let backend = options.backends.first().context("there is no backend")?;
+    let first = logins::register(backend).await?;
+    seeder.accounts(options.logins, &first).await
 }
 
 /// Chat from before the storm until it is over, measured while it lasts.

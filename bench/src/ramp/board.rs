@@ -47,7 +47,6 @@ pub(super) struct Counts {
     pub(super) marks_sent: AtomicU64,
     /// `messagesRead` events received.
     pub(super) marks_received: AtomicU64,
-    pub(super) bytes_received: AtomicU64,
 }
 
 /// Latencies of a stage.

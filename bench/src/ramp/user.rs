@@ -21,7 +21,7 @@ use super::{
 use crate::{
     clock::{NS_PER_MS, NS_PER_SECOND, now_ns},
     crowd::{MESSAGE, Place, Tag, TagFinder, message_number},
-    rest::{Pass, Rest},
+    rest::{PASSWORD, Pass, Rest},
 };
 
 /// A step that takes longer, and a message that is not back by then, are failures.
@@ -33,8 +33,6 @@ const PAUSE_MS: std::ops::RangeInclusive<u64> = 500..=3000;
 
 /// Between two looks at the phase by a user who has nothing to send.
 const LOOK_NS: u64 = 200 * NS_PER_MS;
-
-const PASSWORD: &str = "Passw0rd!";
 
 /// Who a user is and where it goes.
 pub(super) struct Ticket {
@@ -221,9 +219,6 @@ impl User {
 
     async fn take(&mut self, packet: &[u8]) -> Result<()> {
         let counts = &self.ticket.board.counts;
-        counts
-            .bytes_received
-            .fetch_add(packet.len() as u64, Relaxed);
         if packet.starts_with(MESSAGE) {
             return self.take_message(packet).await;
         }

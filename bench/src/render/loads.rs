@@ -236,11 +236,11 @@ fn astray(experiment: &Experiment) -> Result<Row> {
     ])
 }
 
-fn scenario(experiment: &Experiment, name: &str) -> Result<String> {
+pub(super) fn scenario(experiment: &Experiment, name: &str) -> Result<String> {
     Ok(whole(experiment.median(&format!("/scenario/{name}"))?))
 }
 
-fn gateways(experiment: &Experiment) -> Result<String> {
+pub(super) fn gateways(experiment: &Experiment) -> Result<String> {
     let gateways = largest(experiment.numbers("/scenario/gateways")?);
     Ok(if gateways > 1.0 {
         format!("{gateways} gateways")
@@ -250,13 +250,13 @@ fn gateways(experiment: &Experiment) -> Result<String> {
 }
 
 /// The file, and how many runs it holds.
-fn runs(experiment: &Experiment) -> Result<String> {
+pub(super) fn runs(experiment: &Experiment) -> Result<String> {
     let series = experiment.figures::<Series<IgnoredAny>>()?;
     let runs: usize = series.iter().map(|series| series.runs.len()).sum();
     Ok(format!("{runs} runs in {}", experiment.links()))
 }
 
-fn same() -> String {
+pub(super) fn same() -> String {
     "the same".to_owned()
 }
 

@@ -5,7 +5,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, de::IgnoredAny};
 
 use super::{
-    loads,
+    loads::{self, same},
     markdown::{self, whole},
     redis,
     results::{Experiment, Results, largest},
@@ -63,22 +63,22 @@ fn idle(experiment: &Experiment) -> Result<Vec<Row>> {
     );
     let rested = format!("{} bytes", bytes("/rested_bytes")?);
     let shown_by = format!("`bench idle`, {}", experiment.links());
-    let same = || "the same".to_owned();
-    let mut rows = vec![[steps, grown, shown_by], [rest, rested, same()]];
-    // Results of earlier commits have neither.
-    if let Ok(kernel) = bytes("/kernel_bytes") {
-        rows.push([
+    let kernel = format!("{} bytes", bytes("/kernel_bytes")?);
+    let cores = format!("{:.4} cores", experiment.median("/rest_cores")?);
+    Ok(vec![
+        [steps, grown, shown_by],
+        [rest, rested, same()],
+        [
             "the kernel's share of such a connection".to_owned(),
-            format!("{kernel} bytes"),
+            kernel,
             same(),
-        ]);
-        rows.push([
+        ],
+        [
             "what the gateway spends on all of them at rest, heartbeats included".to_owned(),
-            format!("{:.4} cores", experiment.median("/rest_cores")?),
+            cores,
             same(),
-        ]);
-    }
-    Ok(rows)
+        ],
+    ])
 }
 
 fn uploads(experiment: &Experiment) -> Result<Vec<Row>> {
@@ -100,7 +100,7 @@ fn uploads(experiment: &Experiment) -> Result<Vec<Row>> {
         [
             "its CPU time for that".to_owned(),
             format!("{cpu:.2} s per GiB"),
-            "the same".to_owned(),
+            same(),
         ],
     ])
 }
@@ -145,7 +145,7 @@ fn killed_gateways(experiment: &Experiment) -> Result<Vec<Row>> {
         [
             "until such a client had everything again: half of them / 99 % / all".to_owned(),
             back,
-            "the same".to_owned(),
+            same(),
         ],
     ])
 }

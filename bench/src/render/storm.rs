@@ -1,12 +1,12 @@
 //! Rows of what chat takes beside a storm of logins.
 
 use anyhow::Result;
-use serde::{Deserialize, de::IgnoredAny};
 
 use super::{
+    loads::{gateways, runs, same, scenario},
     markdown::whole,
     numbers::Row,
-    results::{Experiment, largest},
+    results::Experiment,
 };
 
 pub(super) fn rows(experiment: &Experiment) -> Result<Vec<Row>> {
@@ -25,44 +25,23 @@ pub(super) fn rows(experiment: &Experiment) -> Result<Vec<Row>> {
         whole(median("logins/refusals")?),
         median("storm/servers/backend/cpu_seconds")? / median("logins/logins")? * 1000.0
     );
-    let shown_by = format!("`bench storm`, {}", shown_by(experiment)?);
+    let shown_by = format!("`bench storm`, {}", runs(experiment)?);
     Ok(vec![
         [what(experiment)?, figure, shown_by],
-        [until, logins, "the same".to_owned()],
+        [until, logins, same()],
     ])
 }
 
 fn what(experiment: &Experiment) -> Result<String> {
-    let of = |name: &str| {
-        let number = experiment.median(&format!("/scenario/{name}"))?;
-        anyhow::Ok(whole(number))
-    };
-    let gateways = largest(experiment.numbers("/scenario/gateways")?);
-    let gateways = if gateways > 1.0 {
-        format!("{gateways} gateways")
-    } else {
-        "one gateway".to_owned()
-    };
     Ok(format!(
-        "{} sockets in rooms of {} on {gateways}, {} messages a second: from due to delivered, half \
-         / 99 %, before and while {} users log in at once",
-        of("sockets")?,
-        of("room_size")?,
-        of("rate")?,
-        of("logins")?,
+        "{} sockets in rooms of {} on {}, {} messages a second: from due to delivered, half / 99 %, before and \
+         while {} users log in at once",
+        scenario(experiment, "sockets")?,
+        scenario(experiment, "room_size")?,
+        gateways(experiment)?,
+        scenario(experiment, "rate")?,
+        scenario(experiment, "logins")?,
     ))
-}
-
-#[derive(Deserialize)]
-struct Series {
-    runs: Vec<IgnoredAny>,
-}
-
-/// The files, and how many runs they hold.
-fn shown_by(experiment: &Experiment) -> Result<String> {
-    let series = experiment.figures::<Series>()?;
-    let runs: usize = series.iter().map(|series| series.runs.len()).sum();
-    Ok(format!("{runs} runs in {}", experiment.links()))
 }
 
 #[cfg(test)]
