@@ -300,6 +300,7 @@ test('members of a gateway that missed more than the log holds load the room ane
     await stays.say(room, 'probe');
     return stays.all('message').some((message) => message.content === 'probe');
   });
+  await stays.say(room, 'one more than the log will hold');
   const owner = await stack.redis.ownerOf(slot);
   const [log] = (await stack.redis.ask(owner, '--scan', '--pattern', `*:log:${room.slice(0, 12)}`)).split('\n');
   assert.equal(Number(await stack.redis.ask(owner, 'XTRIM', log, 'MAXLEN', '1')) > 0, true);

@@ -17,7 +17,6 @@ mod link;
 mod placement;
 mod reads;
 mod receive;
-mod resp;
 #[cfg(test)]
 mod simulation;
 pub(crate) mod tails;
@@ -221,7 +220,7 @@ async fn keep_map_fresh(bus: &Bus, cluster: &Cluster, stale: &Notify) {
 /// Does what the placements decide.
 struct Driver<'a> {
     bus: &'a Bus,
-    cluster: &'a Cluster,
+    cluster: &'a Arc<Cluster>,
     receiver: Arc<Receiver>,
     reports: mpsc::Sender<Report>,
     /// Told when the slot map may be out of date.
@@ -304,11 +303,10 @@ impl Driver<'_> {
 
     fn open(&mut self, id: LinkId) {
         let (commands, queue) = mpsc::channel(QUEUE_MAX);
-        let credentials = self.cluster.credentials();
-        let credentials = credentials.map(|(user, password)| (user.into(), password.into()));
         info!(address = %id.address, "opens a link");
         let link = Link::new(id.clone(), self.reports.clone(), Arc::clone(&self.receiver));
-        tokio::spawn(link.run(queue, credentials));
+        let cluster = Arc::clone(self.cluster);
+        tokio::spawn(async move { Arc::new(link).run(queue, &cluster).await });
         self.links.insert(id, commands);
     }
 }

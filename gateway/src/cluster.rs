@@ -1,4 +1,4 @@
-//! Commands to the cluster: one multiplexed connection a node, routed by slot.
+//! Commands to the cluster: one multiplexed connection a node, routed by slot. Subscriptions share it.
 //!
 //! The hot path wants one round trip without a pool's check-out, and what a redirection, a failover
 //! or a timeout means must be decided here, not in a client library (which loses commands that are
@@ -14,9 +14,11 @@
 
 pub(crate) mod beat;
 mod confirm;
+mod connection;
 #[cfg(test)]
 mod fake;
 mod node;
+pub(crate) mod resp;
 mod subject;
 #[cfg(test)]
 mod tests;
@@ -32,8 +34,8 @@ use std::{
 };
 
 use redis::{
-    Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo, RedisError, RedisResult,
-    Value, cmd,
+    Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo, RedisConnectionInfo,
+    RedisError, RedisResult, Value, cmd,
 };
 use slotcast_proto::{schema::library, slot::Slot};
 use thiserror::Error;
@@ -47,6 +49,7 @@ use crate::{config::RedisUrl, metrics::StoreMetrics};
 pub(crate) use self::topology::Group;
 pub(crate) use self::{
     confirm::Confirmation,
+    connection::{Connection, Subscriber},
     subject::Subject,
     topology::{Address, Topology},
 };
@@ -173,15 +176,6 @@ impl Cluster {
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
-    }
-
-    /// User and password that nodes expect.
-    pub(crate) fn credentials(&self) -> Option<(&str, &str)> {
-        let settings = self.seeds.first()?.redis_settings();
-        Some((
-            settings.username().unwrap_or("default"),
-            settings.password()?,
-        ))
     }
 
     /// Reads the slot map anew from whichever node answers; concurrent calls share one reading.
@@ -382,7 +376,7 @@ impl Cluster {
         command: &impl Fn(Attempt) -> Cmd,
     ) -> RedisResult<Value> {
         let node = self.node(target.address());
-        let mut link = node.link().await?;
+        let link = node.link().await?;
         let command = command(Attempt {
             may_repeat,
             not_after_ms: link.not_after_ms(),
@@ -397,9 +391,18 @@ impl Cluster {
     /// Runs a command on one node, whatever slots it serves.
     pub(crate) async fn call_node(&self, address: &Address, command: &Cmd) -> RedisResult<Value> {
         let node = self.node(address);
-        let mut link = node.link().await?;
+        let link = node.link().await?;
         let answer = link.send(command).await;
         node.check(&link, answer)
+    }
+
+    /// The connection to a node, for subscriptions.
+    ///
+    /// # Errors
+    /// What the system or the node says.
+    pub(crate) async fn connection(&self, address: &Address) -> RedisResult<Connection> {
+        let link = self.node(address).link().await?;
+        Ok(link.into_connection())
     }
 
     /// Waits until a replica has what a node did in a slot; as long as that takes.
@@ -413,7 +416,7 @@ impl Cluster {
         let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
         let node = nodes
             .entry(address.clone())
-            .or_insert_with(|| Arc::new(Node::new(self.connection_info(address))));
+            .or_insert_with(|| Arc::new(Node::new(address.clone(), self.settings())));
         Arc::clone(node)
     }
 
@@ -423,15 +426,16 @@ impl Cluster {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         let confirmer = confirmers.entry(address.clone()).or_insert_with(|| {
-            let info = self.connection_info(address);
-            Arc::new(Confirmer::new(info, self.metrics.clone()))
+            let metrics = self.metrics.clone();
+            Arc::new(Confirmer::new(address, self.settings(), metrics))
         });
         Arc::clone(confirmer)
     }
 
-    fn connection_info(&self, address: &Address) -> ConnectionInfo {
-        let settings = self.seeds.first().map(|seed| seed.redis_settings().clone());
-        node::connection_info(address, settings.unwrap_or_default())
+    /// User and password that nodes expect.
+    fn settings(&self) -> RedisConnectionInfo {
+        let settings = self.seeds.first().map(ConnectionInfo::redis_settings);
+        settings.cloned().unwrap_or_default()
     }
 
     async fn load_library(&self, address: &Address) -> RedisResult<()> {

@@ -9,10 +9,8 @@ use std::collections::{HashSet, VecDeque};
 use slotcast_proto::schema::key::Channel;
 use thiserror::Error;
 
-use super::{
-    link::{Command, News},
-    resp::Reply,
-};
+use super::link::{Command, News};
+use crate::cluster::resp::Reply;
 
 /// A node that does not serve the slot refuses to end a subscription, yet keeps it.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]

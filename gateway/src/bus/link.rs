@@ -1,40 +1,23 @@
-//! One subscription connection to one Redis node.
+//! One node's subscriptions, over the connection that commands to it take as well.
 //!
-//! The link owns its socket: client libraries lose sharded subscriptions when a slot moves and mix
-//! up unsolicited `sunsubscribe` pushes with answers. It subscribes channel by channel (one
-//! `SSUBSCRIBE` may only name channels of one slot), hands every message to the hub, and reports
-//! what became of each command and what it lost. It never decides where a channel belongs; the bus
-//! does.
+//! The link subscribes channel by channel (one `SSUBSCRIBE` may only name channels of one slot), hands
+//! every message to the hub, and reports what became of each command and what it lost. It never decides
+//! where a channel belongs; the bus does.
 
-use std::{io, sync::Arc, time::Duration};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::BytesMut;
+use futures_util::{FutureExt, future::BoxFuture};
+use redis::RedisError;
 use slotcast_proto::schema::key::Channel;
 use thiserror::Error;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    sync::mpsc,
-    time::{MissedTickBehavior, interval, timeout},
-};
+use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
-use super::{
-    answers::{Answers, Kept},
-    receive::Receiver,
-    resp::{self, Reply},
-};
-use crate::cluster::Address;
-
-/// A silent link is probed this often; a probe without any byte in return until the next one ends
-/// the link. A hung node sends no end of file: only this tells.
-const PROBE_INTERVAL: Duration = Duration::from_millis(500);
-const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
+use super::{answers::Answers, receive::Receiver};
+use crate::cluster::{Address, Cluster, Connection, Subscriber, resp::Reply};
 
 /// Commands of one link that may be unanswered, and reports that may wait for the bus.
 pub(super) const QUEUE_MAX: usize = 1024;
-
-const READ_BUFFER_BYTES: usize = 64 * 1024;
 
 /// What the bus asks of a link: of each channel one thing at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,30 +65,18 @@ pub(super) enum News {
 /// Why a link ended.
 #[derive(Debug, Error)]
 enum LinkError {
-    #[error("cannot connect or lost the connection: {0}")]
-    Io(#[from] io::Error),
-    #[error("did not connect in time")]
-    Slow,
-    #[error("fell silent")]
-    Silent,
-    #[error("sent bytes that are not RESP3")]
-    Malformed,
-    #[error("refused the greeting: {0}")]
-    Greeting(String),
-    #[error(transparent)]
-    Kept(#[from] Kept),
+    #[error("cannot connect: {0}")]
+    Connect(#[from] RedisError),
+    #[error("{0}")]
+    Ended(String),
 }
-
-/// User and password.
-pub(super) type Credentials = Option<(String, String)>;
 
 /// The running end of a link.
 pub(super) struct Link {
     id: LinkId,
     reports: mpsc::Sender<Report>,
     receiver: Arc<Receiver>,
-    answers: Answers,
-    heard: bool,
+    answers: Mutex<Answers>,
 }
 
 impl Link {
@@ -114,14 +85,13 @@ impl Link {
             id,
             reports,
             receiver,
-            answers: Answers::default(),
-            heard: true,
+            answers: Mutex::default(),
         }
     }
 
     /// Serves commands until the connection or the bus ends.
-    pub(super) async fn run(mut self, commands: mpsc::Receiver<Command>, credentials: Credentials) {
-        match self.serve(commands, credentials).await {
+    pub(super) async fn run(self: Arc<Self>, commands: mpsc::Receiver<Command>, cluster: &Cluster) {
+        match self.serve(commands, cluster).await {
             Ok(()) => debug!(address = %self.id.address, "closed the link"),
             Err(error) => {
                 warn!(address = %self.id.address, %error, "the link to a Redis node ended");
@@ -131,93 +101,37 @@ impl Link {
     }
 
     async fn serve(
-        &mut self,
+        self: &Arc<Self>,
         mut commands: mpsc::Receiver<Command>,
-        credentials: Credentials,
+        cluster: &Cluster,
     ) -> Result<(), LinkError> {
-        let connecting = TcpStream::connect((self.id.address.host(), self.id.address.port()));
-        let mut stream = timeout(CONNECT_TIMEOUT, connecting)
-            .await
-            .map_err(|_| LinkError::Slow)??;
-        stream.set_nodelay(true)?;
-        let mut buffer = BytesMut::with_capacity(READ_BUFFER_BYTES);
-        timeout(
-            CONNECT_TIMEOUT,
-            greet(&mut stream, &mut buffer, credentials),
-        )
-        .await
-        .map_err(|_| LinkError::Slow)??;
-        let mut probes = interval(PROBE_INTERVAL);
-        probes.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let connection = cluster.connection(&self.id.address).await?;
+        connection.attach(Arc::clone(self) as Arc<dyn Subscriber>);
+        let mut ended = connection.ended().boxed();
         loop {
-            // Every arm is cancel-safe: a read into the buffer, a queue, a ticker.
             tokio::select! {
                 command = commands.recv() => match command {
-                    Some(command) => self.send(&mut stream, command).await?,
+                    Some(command) => self.send(&connection, command),
+                    // A link that is closed carries nothing; commands go on over its connection.
                     None => return Ok(()),
                 },
-                read = stream.read_buf(&mut buffer) => {
-                    if read? == 0 {
-                        return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
-                    }
-                    self.heard = true;
-                    self.receive(&mut buffer).await?;
-                }
-                _ = probes.tick() => self.probe(&mut stream).await?,
+                reason = &mut ended => return Err(LinkError::Ended(reason)),
             }
         }
     }
 
-    async fn send(&mut self, stream: &mut TcpStream, command: Command) -> Result<(), LinkError> {
+    fn send(&self, connection: &Connection, command: Command) {
         let name = match command {
             Command::Subscribe(_) => "SSUBSCRIBE",
             Command::Unsubscribe(_) => "SUNSUBSCRIBE",
         };
         let channel = command.channel().to_string();
-        let mut both = encode(&[name, &channel]);
-        both.extend(encode(&["ECHO", &channel]));
-        self.answers.sent(command);
-        write(stream, &both).await
+        self.note(|answers| answers.sent(command));
+        connection.ask(&[name, &channel], &channel);
     }
 
-    async fn probe(&mut self, stream: &mut TcpStream) -> Result<(), LinkError> {
-        if !self.heard {
-            return Err(LinkError::Silent);
-        }
-        self.heard = false;
-        write(stream, &encode(&["PING"])).await
-    }
-
-    /// Takes every whole value out of the buffer: messages together to the receiver, the rest here.
-    async fn receive(&mut self, buffer: &mut BytesMut) -> Result<(), LinkError> {
-        let mut news = Vec::new();
-        let mut messages = Vec::new();
-        let mut taken = 0;
-        while let Some((reply, length)) = resp::parse(buffer.get(taken..).unwrap_or_default())
-            .map_err(|_| LinkError::Malformed)?
-        {
-            taken += length;
-            if let Reply::Push(items) = &reply
-                && let [
-                    Reply::Text(b"smessage"),
-                    Reply::Text(_),
-                    Reply::Text(message),
-                ] = items.as_slice()
-            {
-                messages.push(*message);
-                continue;
-            }
-            if let Reply::Error(error) = &reply {
-                debug!(address = %self.id.address, error = %String::from_utf8_lossy(error), "refused");
-            }
-            news.extend(self.answers.take(&reply)?);
-        }
-        self.receiver.receive(&messages).await;
-        let _ = buffer.split_to(taken);
-        for news in news {
-            self.report(news).await;
-        }
-        Ok(())
+    fn note<T>(&self, change: impl FnOnce(&mut Answers) -> T) -> T {
+        change(&mut self.answers.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     async fn report(&self, news: News) {
@@ -230,47 +144,25 @@ impl Link {
     }
 }
 
-/// A node that takes nothing any more would keep the link from probing it.
-async fn write(stream: &mut TcpStream, bytes: &[u8]) -> Result<(), LinkError> {
-    timeout(PROBE_INTERVAL, stream.write_all(bytes))
-        .await
-        .map_err(|_| LinkError::Silent)??;
-    Ok(())
-}
-
-/// `HELLO 3`, with user and password when the cluster wants them.
-async fn greet(
-    stream: &mut TcpStream,
-    buffer: &mut BytesMut,
-    credentials: Credentials,
-) -> Result<(), LinkError> {
-    let hello = match &credentials {
-        Some((user, password)) => encode(&["HELLO", "3", "AUTH", user, password]),
-        None => encode(&["HELLO", "3"]),
-    };
-    stream.write_all(&hello).await?;
-    let length = loop {
-        match resp::parse(buffer).map_err(|_| LinkError::Malformed)? {
-            Some((Reply::Error(error), _)) => {
-                return Err(LinkError::Greeting(
-                    String::from_utf8_lossy(error).into_owned(),
-                ));
+impl Subscriber for Link {
+    fn receive<'a>(
+        &'a self,
+        messages: &'a [&'a [u8]],
+        replies: &'a [Reply<'a>],
+    ) -> BoxFuture<'a, Result<(), String>> {
+        async move {
+            self.receiver.receive(messages).await;
+            for reply in replies {
+                if let Reply::Error(error) = reply {
+                    debug!(address = %self.id.address, error = %String::from_utf8_lossy(error), "refused");
+                }
+                let news = self.note(|answers| answers.take(reply));
+                if let Some(news) = news.map_err(|kept| kept.to_string())? {
+                    self.report(news).await;
+                }
             }
-            Some((_, length)) => break length,
-            None => {}
+            Ok(())
         }
-        if stream.read_buf(buffer).await? == 0 {
-            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
-        }
-    };
-    let _ = buffer.split_to(length);
-    Ok(())
-}
-
-fn encode(words: &[&str]) -> Vec<u8> {
-    let mut command = format!("*{}\r\n", words.len());
-    for word in words {
-        command.push_str(&format!("${}\r\n{word}\r\n", word.len()));
+        .boxed()
     }
-    command.into_bytes()
 }

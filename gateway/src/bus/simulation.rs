@@ -10,10 +10,9 @@ use super::{
     answers::Answers,
     link::{Command, LinkId, News, Report},
     placement::{Action, Placements},
-    resp::Reply,
 };
 use crate::{
-    cluster::{Address, Topology},
+    cluster::{Address, Topology, resp::Reply},
     config::SubscribeTo,
 };
 

@@ -5,15 +5,23 @@
 //! for it, since `WAIT` counts from the last write of its own connection. Replication is one ordered
 //! stream: a replica that has this write has everything that the master did before it.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
-use redis::{ConnectionInfo, RedisResult, Value, aio::MultiplexedConnection, cmd};
+use redis::{
+    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo,
+    RedisConnectionInfo, RedisResult, Value, aio::MultiplexedConnection, cmd, io::tcp::TcpSettings,
+};
 use slotcast_proto::{schema::key, slot::Slot};
 use tokio::sync::oneshot;
 use tracing::debug;
 
-use super::{Next, judge, node};
+use super::{Address, Next, connection::RESPONSE_TIMEOUT, judge};
 use crate::metrics::{Confirmed, StoreMetrics};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(1000);
 
 /// Replicas that must have a write.
 const REPLICAS: u32 = 1;
@@ -58,9 +66,13 @@ struct Caller {
 }
 
 impl Confirmer {
-    pub(super) fn new(info: ConnectionInfo, metrics: StoreMetrics) -> Self {
+    pub(super) fn new(
+        address: &Address,
+        settings: RedisConnectionInfo,
+        metrics: StoreMetrics,
+    ) -> Self {
         Self {
-            info,
+            info: connection_info(address, settings),
             waiting: Mutex::default(),
             metrics,
         }
@@ -131,7 +143,7 @@ impl Confirmer {
     ) -> RedisResult<bool> {
         let connection = match place {
             Some(connection) => connection,
-            None => place.insert(node::open(self.info.clone()).await?),
+            None => place.insert(open(self.info.clone()).await?),
         };
         let mut slots: Vec<_> = callers.iter().flat_map(|caller| &caller.slots).collect();
         slots.dedup();
@@ -149,6 +161,24 @@ impl Confirmer {
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// How a node is reached.
+fn connection_info(address: &Address, settings: RedisConnectionInfo) -> ConnectionInfo {
+    let info = ConnectionAddr::Tcp(address.host().to_owned(), address.port())
+        .into_connection_info()
+        .map(|info| info.set_redis_settings(settings))
+        .map(|info| info.set_tcp_settings(TcpSettings::default().set_nodelay(true)));
+    info.unwrap_or_else(|_| unreachable!())
+}
+
+async fn open(info: ConnectionInfo) -> RedisResult<MultiplexedConnection> {
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(CONNECT_TIMEOUT))
+        .set_response_timeout(Some(RESPONSE_TIMEOUT));
+    Client::open(info)?
+        .get_multiplexed_async_connection_with_config(&config)
+        .await
 }
 
 async fn ask(connection: &mut MultiplexedConnection, slot: Slot) -> RedisResult<bool> {

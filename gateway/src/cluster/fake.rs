@@ -20,7 +20,7 @@ pub(super) const NOW_SECONDS: u64 = 1_700_000_000;
 pub(super) enum Reply {
     /// Answers with these bytes of RESP.
     Say(String),
-    /// Never answers.
+    /// Never answers, nor what comes after it on the connection.
     Silence,
     /// Closes the connection.
     Close,
@@ -99,6 +99,7 @@ impl Drop for FakeNode {
 
 async fn serve(socket: TcpStream, id: u32, node: Arc<Shared>) {
     let mut socket = BufReader::new(socket);
+    let mut is_silent = false;
     while let Some(words) = read_command(&mut socket).await {
         let reply = match (words[0].as_str(), words.get(1).map(String::as_str)) {
             ("CLIENT", Some("INFO")) => bulk(&format!("id={id} addr=127.0.0.1:{id} fd=8")),
@@ -107,13 +108,16 @@ async fn serve(socket: TcpStream, id: u32, node: Arc<Shared>) {
                 Reply::Say(":1\r\n".to_owned())
             }
             ("CLIENT", _) => ok(),
+            ("HELLO", _) => Reply::Say("%0\r\n".to_owned()),
+            ("PING", _) => Reply::Say("+PONG\r\n".to_owned()),
             ("TIME", _) => Reply::Say(format!("*2\r\n$10\r\n{NOW_SECONDS}\r\n$1\r\n0\r\n")),
             ("CLUSTER", _) => slot_map(&node.owner.lock().unwrap()),
             _ => node.answer(words),
         };
         match reply {
+            Reply::Say(_) if is_silent => {}
             Reply::Say(text) => socket.get_mut().write_all(text.as_bytes()).await.unwrap(),
-            Reply::Silence => {}
+            Reply::Silence => is_silent = true,
             Reply::Close => return,
         }
     }

@@ -10,18 +10,15 @@ use futures_util::{
     future::{BoxFuture, Shared},
 };
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind,
-    IntoConnectionInfo, RedisError, RedisResult, Value, aio::MultiplexedConnection, cmd,
-    io::tcp::TcpSettings,
+    Cmd, ErrorKind, FromRedisValue, RedisConnectionInfo, RedisError, RedisResult, Value, cmd,
 };
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::{Address, breaks_connection};
-
-/// One attempt waits this long for its answer.
-const RESPONSE_TIMEOUT: Duration = Duration::from_millis(1000);
-const CONNECT_TIMEOUT: Duration = Duration::from_millis(1000);
+use super::{
+    Address, breaks_connection,
+    connection::{Connection, RESPONSE_TIMEOUT},
+};
 
 /// How much longer than the caller waits a command may take effect: clocks are read with some delay.
 const LATENESS: Duration = Duration::from_millis(1000);
@@ -31,7 +28,7 @@ type Connecting = Shared<BoxFuture<'static, RedisResult<Connected>>>;
 /// A connection, and what the node said of itself when it was made.
 #[derive(Clone)]
 struct Connected {
-    connection: MultiplexedConnection,
+    connection: Connection,
     identity: Identity,
     clock: Clock,
 }
@@ -52,7 +49,7 @@ impl Clock {
 
 /// One caller's use of a connection.
 pub(super) struct Link {
-    connection: MultiplexedConnection,
+    connection: Connection,
     clock: Clock,
     generation: u64,
 }
@@ -64,19 +61,18 @@ impl Link {
         self.clock.now_ms() + u64::try_from(patience.as_millis()).unwrap_or_default()
     }
 
-    pub(super) async fn send(&mut self, command: &Cmd) -> RedisResult<Value> {
-        self.connection
-            .send_packed_command(command)
-            .await?
-            .extract_error()
+    pub(super) async fn send(&self, command: &Cmd) -> RedisResult<Value> {
+        self.connection.call(command).await
     }
 
     /// Sends a command for a slot that the node is importing.
-    pub(super) async fn send_asking(&mut self, command: &Cmd) -> RedisResult<Value> {
-        let mut both = redis::pipe();
-        both.add_command(cmd("ASKING")).add_command(command.clone());
-        let mut answers = self.connection.send_packed_commands(&both, 1, 1).await?;
-        answers.pop().unwrap_or(Value::Nil).extract_error()
+    pub(super) async fn send_asking(&self, command: &Cmd) -> RedisResult<Value> {
+        self.connection.call_asking(command).await
+    }
+
+    /// The connection itself, for subscriptions.
+    pub(super) fn into_connection(self) -> Connection {
+        self.connection
     }
 }
 
@@ -87,7 +83,8 @@ impl Link {
 /// an earlier one. So the next connection has the node close the one before (`CLIENT KILL`) before
 /// anything else is sent on it.
 pub(super) struct Node {
-    info: ConnectionInfo,
+    address: Address,
+    settings: RedisConnectionInfo,
     current: Mutex<Current>,
 }
 
@@ -98,6 +95,19 @@ struct Current {
     connection: Option<Connecting>,
     /// The connection that was given up last.
     previous: Option<Identity>,
+}
+
+impl Current {
+    /// Ends a connection that was made, if it is such a one.
+    fn forget_if(&mut self, is_of_no_use: impl Fn(&Connected) -> bool) {
+        let made = self.connection.as_ref().and_then(Shared::peek);
+        let Some(Ok(connected)) = made.filter(|made| made.as_ref().is_ok_and(is_of_no_use)) else {
+            return;
+        };
+        connected.connection.close();
+        self.previous = Some(connected.identity.clone());
+        self.connection = None;
+    }
 }
 
 /// A connection as the node knows it: its id, and its address, since ids begin anew with the node.
@@ -119,20 +129,23 @@ impl Identity {
 }
 
 impl Node {
-    pub(super) fn new(info: ConnectionInfo) -> Self {
+    pub(super) fn new(address: Address, settings: RedisConnectionInfo) -> Self {
         Self {
-            info,
+            address,
+            settings,
             current: Mutex::default(),
         }
     }
 
-    /// The connection, made now if there is none.
+    /// The connection, made now if there is none or it is over.
     pub(super) async fn link(&self) -> RedisResult<Link> {
         let (connecting, generation) = {
             let mut current = self.current();
+            current.forget_if(|connected| connected.connection.is_over());
             if current.connection.is_none() {
                 current.generation += 1;
-                let connecting = connect(self.info.clone(), current.previous.clone());
+                let address = self.address.clone();
+                let connecting = connect(address, self.settings.clone(), current.previous.clone());
                 current.connection = Some(connecting.boxed().shared());
             }
             (current.connection.clone(), current.generation)
@@ -162,12 +175,9 @@ impl Node {
     /// Gives a connection up; the next call makes a new one.
     fn forget(&self, generation: u64) {
         let mut current = self.current();
-        if current.generation != generation {
-            return;
-        }
-        let connection = current.connection.take();
-        if let Some(Ok(connected)) = connection.as_ref().and_then(Shared::peek) {
-            current.previous = Some(connected.identity.clone());
+        if current.generation == generation {
+            current.forget_if(|_| true);
+            current.connection = None;
         }
     }
 
@@ -176,63 +186,47 @@ impl Node {
     }
 }
 
-/// How a node is reached.
-pub(super) fn connection_info(
-    address: &Address,
-    settings: redis::RedisConnectionInfo,
-) -> ConnectionInfo {
-    let info = ConnectionAddr::Tcp(address.host().to_owned(), address.port())
-        .into_connection_info()
-        .map(|info| info.set_redis_settings(settings))
-        .map(|info| info.set_tcp_settings(TcpSettings::default().set_nodelay(true)));
-    info.unwrap_or_else(|_| unreachable!())
+async fn connect(
+    address: Address,
+    settings: RedisConnectionInfo,
+    previous: Option<Identity>,
+) -> RedisResult<Connected> {
+    let connection = Connection::open(&address, &settings).await?;
+    let connected = introduce(&connection, previous).await;
+    if connected.is_err() {
+        connection.close();
+    }
+    connected
 }
 
-/// Makes a connection.
-pub(super) async fn open(info: ConnectionInfo) -> RedisResult<MultiplexedConnection> {
-    let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(CONNECT_TIMEOUT))
-        .set_response_timeout(Some(RESPONSE_TIMEOUT));
-    Client::open(info)?
-        .get_multiplexed_async_connection_with_config(&config)
-        .await
-}
-
-async fn connect(info: ConnectionInfo, previous: Option<Identity>) -> RedisResult<Connected> {
-    let mut connection = open(info).await?;
+async fn introduce(connection: &Connection, previous: Option<Identity>) -> RedisResult<Connected> {
     let read = Instant::now();
-    let (info, (seconds, micros)): (String, (u64, u64)) = redis::pipe()
-        .cmd("CLIENT")
-        .arg("INFO")
-        .cmd("TIME")
-        .query_async(&mut connection)
-        .await?;
+    let (info, time) = (cmd("CLIENT").arg("INFO").to_owned(), cmd("TIME"));
+    let (info, time) = tokio::try_join!(connection.call(&info), connection.call(&time))?;
+    let info = String::from_redis_value(info)?;
+    let (seconds, micros) = <(u64, u64)>::from_redis_value(time)?;
     let identity = Identity::parse(&info)
         .ok_or_else(|| RedisError::from((ErrorKind::Parse, "unexpected CLIENT INFO")))?;
     if let Some(previous) = previous {
-        close(&mut connection, &previous).await?;
+        close_previous(connection, &previous).await?;
     }
     let clock = Clock {
         shown_ms: seconds * 1000 + micros / 1000,
         read,
     };
     Ok(Connected {
-        connection,
+        connection: connection.clone(),
         identity,
         clock,
     })
 }
 
 /// Has the node close a connection, and drop what it has not read of it.
-async fn close(connection: &mut MultiplexedConnection, identity: &Identity) -> RedisResult<()> {
-    let closed: RedisResult<u32> = cmd("CLIENT")
-        .arg("KILL")
-        .arg("ID")
-        .arg(&identity.id)
-        .arg("ADDR")
-        .arg(&identity.address)
-        .query_async(connection)
-        .await;
+async fn close_previous(connection: &Connection, identity: &Identity) -> RedisResult<()> {
+    let mut kill = cmd("CLIENT");
+    kill.arg("KILL").arg("ID").arg(&identity.id);
+    kill.arg("ADDR").arg(&identity.address);
+    let closed = connection.call(&kill).await;
     match closed {
         Err(error) if error.code().is_none() => Err(error),
         Err(error) => {

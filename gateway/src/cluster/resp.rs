@@ -1,7 +1,6 @@
 //! Reads RESP3 from a byte buffer, borrowing from it.
 //!
-//! The link reads nothing but pushes and the answers to a handful of commands, at the rate of the
-//! whole chat: payloads go from here to the hub without a copy.
+//! Publications come at the rate of the whole chat: payloads go from here to the hub without a copy.
 //!
 //! Source: <https://redis.io/docs/latest/develop/reference/protocol-spec/>.
 
@@ -12,7 +11,7 @@ const DEPTH_MAX: u8 = 8;
 
 /// One value that Redis sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Reply<'a> {
+pub(crate) enum Reply<'a> {
     /// A simple, bulk or verbatim string, a double, a big number.
     Text(&'a [u8]),
     Integer(i64),
@@ -26,10 +25,10 @@ pub(super) enum Reply<'a> {
 /// Bytes that are not RESP3: the connection is of no more use.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 #[error("not RESP3")]
-pub(super) struct Malformed;
+pub(crate) struct Malformed;
 
 /// Reads one value; `None` when it has not arrived whole. Also tells how many bytes it took.
-pub(super) fn parse(buffer: &[u8]) -> Result<Option<(Reply<'_>, usize)>, Malformed> {
+pub(crate) fn parse(buffer: &[u8]) -> Result<Option<(Reply<'_>, usize)>, Malformed> {
     let mut cursor = Cursor { rest: buffer };
     match cursor.value(0) {
         Ok(reply) => Ok(Some((reply, buffer.len() - cursor.rest.len()))),
@@ -91,10 +90,11 @@ impl<'a> Cursor<'a> {
         let (bulk, rest) = self.rest.split_at_checked(end).ok_or(Stop::Incomplete)?;
         self.rest = rest;
         let text = bulk.strip_suffix(b"\r\n").ok_or(Stop::Malformed)?;
-        Ok(if kind == b'!' {
-            Reply::Error(text)
-        } else {
-            Reply::Text(text)
+        Ok(match kind {
+            b'!' => Reply::Error(text),
+            // A verbatim string begins with its format, as in `txt:`.
+            b'=' => Reply::Text(text.get(4..).ok_or(Stop::Malformed)?),
+            _ => Reply::Text(text),
         })
     }
 
@@ -154,6 +154,10 @@ mod tests {
             parse(b"-MOVED 1 a:1\r\n+x"),
             Ok(Some((Reply::Error(b"MOVED 1 a:1"), 14)))
         );
+        assert_eq!(
+            parse(b"=8\r\ntxt:id=1\r\n"),
+            Ok(Some((Reply::Text(b"id=1"), 14)))
+        );
         assert_eq!(parse(b"_\r\n"), Ok(Some((Reply::Null, 3))));
         assert_eq!(parse(b"$-1\r\n"), Ok(Some((Reply::Null, 5))));
     }
@@ -165,6 +169,7 @@ mod tests {
             b"\r\n",
             b":x\r\n",
             b"$1\r\nabc",
+            b"=3\r\ntxt\r\n",
             b"*1\r\n?\r\n",
         ] {
             assert_eq!(
