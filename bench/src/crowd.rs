@@ -8,6 +8,7 @@ mod desk;
 mod letter;
 mod mark;
 mod member;
+mod page;
 mod run;
 mod sequence;
 mod tag;
@@ -185,7 +186,7 @@ impl Crowd {
     /// Starts the threads; no socket is open yet.
     pub(crate) fn gather(plan: Plan) -> Result<Self> {
         plan.check()?;
-        allow_files(plan.sockets as u64 + OTHER_FILES)?;
+        allow_sockets(plan.sockets)?;
         let plan = Arc::new(plan);
         let threads = (0..plan.threads).map(|number| start(number, &plan));
         let threads = threads.collect::<Result<_>>()?;
@@ -212,11 +213,18 @@ impl Crowd {
         Arc::new(run)
     }
 
-    /// A run of read marks, one every so many nanoseconds, of messages that the members have seen.
-    pub(crate) fn prepare_marks(&self, origin_ns: u64, period_ns: u64, span: Span) -> Arc<Run> {
+    /// A run of other deeds than messages alone, one every so many nanoseconds. Read marks are of messages
+    /// that the members have seen.
+    pub(crate) fn prepare_deeds(
+        &self,
+        origin_ns: u64,
+        period_ns: u64,
+        span: Span,
+        deed: Deed,
+    ) -> Arc<Run> {
         let (pace, senders) = (Pace::Every(period_ns), self.threads.len());
         let run = Run::new(origin_ns, pace, span, self.plan.rooms(), senders);
-        Arc::new(run.of(Deed::ReadMark))
+        Arc::new(run.of(deed))
     }
 
     /// Plays a run to its end.
@@ -294,6 +302,11 @@ fn start(number: usize, plan: &Arc<Plan>) -> Result<Thread> {
         waker,
         handle: Some(handle),
     })
+}
+
+/// Sees to it that so many sockets may be open at one time, those of all crowds together.
+pub(crate) fn allow_sockets(count: usize) -> Result<()> {
+    allow_files((count as u64).saturating_add(OTHER_FILES))
 }
 
 /// Raises the limit of open files as far as an ordinary process may.

@@ -4,6 +4,7 @@
 pub(crate) mod fanout;
 pub(crate) mod join;
 pub(crate) mod limit;
+pub(crate) mod mixed;
 pub(crate) mod redis;
 pub(crate) mod rooms;
 pub(crate) mod storm;
@@ -16,7 +17,7 @@ mod placement;
 mod saturation;
 mod series;
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Result, ensure};
 use clap::Args;
@@ -25,8 +26,8 @@ use slotcast_proto::slot::Slot;
 use self::figures::Figures;
 use crate::{
     clock::{NS_PER_MS, NS_PER_SECOND, now_ns},
-    cost::{Meter, Role},
-    crowd::{Crowd, Lists, Pace, Plan, Span, Users},
+    cost::{Meter, Role, Spent},
+    crowd::{Crowd, Lists, Pace, Plan, Run, Span, Tally, Users},
     seed::Seeder,
 };
 
@@ -158,9 +159,17 @@ impl Timing {
 /// Plays and measures one run.
 async fn measure(crowd: &Crowd, meter: &Meter, pace: Pace, span: Span) -> Result<Figures> {
     let run = crowd.prepare(now_ns() + LEAD_NS, pace, span);
-    let measured = meter.over(run.origin_ns + span.from_ns, run.origin_ns + span.until_ns);
-    let (tally, spent) = tokio::try_join!(crowd.play(&run), measured)?;
+    let (tally, spent) = play(crowd, meter, &run).await?;
     Ok(Figures::new(run.accepted(), &tally, &spent))
+}
+
+/// Plays a run, and reads what is spent while it is measured.
+async fn play(crowd: &Crowd, meter: &Meter, run: &Arc<Run>) -> Result<(Tally, Spent)> {
+    let Span {
+        from_ns, until_ns, ..
+    } = run.span;
+    let measured = meter.over(run.origin_ns + from_ns, run.origin_ns + until_ns);
+    tokio::try_join!(crowd.play(run), measured)
 }
 
 /// Between two messages, of so many a second.

@@ -48,6 +48,8 @@ enum Command {
     /// The process that `limit` reads from.
     #[command(hide = true)]
     LimitWriter(load::writer::Options),
+    /// What users of a chat do all at once, and how many of them are carried.
+    Mixed(load::mixed::Options),
     /// The original competition: users by the hundred, until too many fail.
     Ramp(ramp::Options),
     /// What Redis is asked for: commands, bytes and CPU time a message, a join, a read mark; who holds what.
@@ -76,6 +78,7 @@ fn main() -> anyhow::Result<()> {
         Command::Join(options) => runtime.block_on(load::join::run(options)),
         Command::Limit(options) => runtime.block_on(load::limit::run(options)),
         Command::LimitWriter(options) => load::writer::run(&options),
+        Command::Mixed(options) => runtime.block_on(load::mixed::run(options)),
         Command::Ramp(options) => runtime.block_on(ramp::run(options)),
         Command::Redis(options) => runtime.block_on(load::redis::run(options)),
         Command::Report(options) => render::run(&options),

@@ -4,6 +4,7 @@
 mod faults;
 mod loads;
 mod markdown;
+mod mixed;
 mod numbers;
 mod redis;
 mod results;

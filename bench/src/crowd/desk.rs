@@ -8,7 +8,9 @@ use memchr::memmem;
 
 use super::{
     Plan, Step,
+    mark::MarkLetter,
     member::Member,
+    page::{EMPTY_PAGE, PAGE, PageLetter, REFUSED_PAGE},
     run::Run,
     sequence::Place,
     tag::{Tag, TagFinder},
@@ -32,6 +34,8 @@ pub(super) struct Desk {
     pub(super) under_way: usize,
     /// From a socket's beginning until its goal.
     pub(super) openings: Latencies,
+    pub(super) mark_letter: MarkLetter,
+    page_letter: PageLetter,
     tags: TagFinder,
     pong: Vec<u8>,
     /// When the bytes at hand were received, on the machine's clock.
@@ -69,6 +73,8 @@ impl Desk {
             goal: Step::Joined,
             under_way: 0,
             openings: Latencies::default(),
+            mark_letter: MarkLetter::new()?,
+            page_letter: PageLetter::new()?,
             tags: TagFinder::new(),
             pong: text_frame(b"3")?,
             now_ns: 0,
@@ -163,7 +169,37 @@ impl Desk {
         if let Some(tag) = self.tags.find(message).filter(|tag| tag.run == self.run.id) {
             self.tally.packet_bytes = message.len();
             self.take_tag(member, tag);
+            if self.run.deed.marks_at_once() {
+                self.mark(member, message)?;
+            }
         }
+        Ok(())
+    }
+
+    /// Marks a message that has just come.
+    fn mark(&mut self, member: &mut Member, message: &[u8]) -> Result<()> {
+        let Some(users) = &self.plan.users else {
+            return Ok(());
+        };
+        let room = users.room(member.room)?;
+        let frame = self.mark_letter.write_for(room, message);
+        let is_written = member.write(frame.context("a message without a whole id")?)?;
+        self.tally.marks += 1;
+        self.tally.blocked_writes += u64::from(!is_written);
+        Ok(())
+    }
+
+    /// Asks for a page of history.
+    pub(super) fn ask_for_page(&mut self, member: &mut Member) -> Result<()> {
+        let Some(users) = &self.plan.users else {
+            return Ok(());
+        };
+        let frame = self.page_letter.write(users.room(member.room)?);
+        self.run.add_page();
+        self.tally.pages_asked += 1;
+        member.pages_asked_ns.push_back(now_ns());
+        let is_written = member.write(frame)?;
+        self.tally.blocked_writes += u64::from(!is_written);
         Ok(())
     }
 
@@ -195,7 +231,11 @@ impl Desk {
         if let Some((_, _, reached)) = ANSWERS.iter().find(is_answer) {
             return self.reach(member, *reached);
         }
-        if packet.starts_with(br#"42["participantsUpdate""#) {
+        if packet.starts_with(br#"42["messagesRead""#) {
+            self.tally.marks_told += 1;
+        } else if packet.starts_with(PAGE) {
+            self.take_page(member, packet);
+        } else if packet.starts_with(br#"42["participantsUpdate""#) {
             self.take_participants(member, packet);
         } else if packet.starts_with(br#"42["error""#) && member.step == Step::Joined {
             self.take_refusal(member, packet);
@@ -212,12 +252,32 @@ impl Desk {
         self.plan.lists.note(before, member.participants, members);
     }
 
-    /// A message was refused, since nothing else is asked for.
+    /// Counts an answer: they come in the order of the questions.
+    fn take_page(&mut self, member: &mut Member, page: &[u8]) {
+        let Some(asked_ns) = member.pages_asked_ns.pop_front() else {
+            return;
+        };
+        self.run.receive(1);
+        self.tally.pages_answered += 1;
+        self.tally.pages_empty += u64::from(page.starts_with(EMPTY_PAGE));
+        if self.run.measures(self.run.since_origin(asked_ns)) {
+            let ns = self.now_ns.saturating_sub(asked_ns);
+            self.tally.page_latency.record_ns(ns);
+        }
+    }
+
+    /// A page of history was refused, or else a message, since nothing more is asked for.
     fn take_refusal(&mut self, member: &mut Member, error: &[u8]) {
+        let code = error_code(error).unwrap_or("without a code");
+        if code == REFUSED_PAGE {
+            if member.pages_asked_ns.pop_front().is_some() {
+                self.run.receive(1);
+            }
+            return;
+        }
         member.refused += 1;
         self.run.refuse(member.room);
-        let code = error_code(error).unwrap_or("without a code").to_owned();
-        *self.tally.refused.entry(code).or_default() += 1;
+        *self.tally.refused.entry(code.to_owned()).or_default() += 1;
     }
 
     /// A step is done: on to the next, unless this was the goal.

@@ -12,6 +12,7 @@ use crate::websocket::text_frame;
 const ROOM_DIGITS: usize = 12;
 const NUMBER_DIGITS: usize = 8;
 const EPOCH_DIGITS: usize = 4;
+const ID_DIGITS: usize = ROOM_DIGITS + NUMBER_DIGITS + EPOCH_DIGITS;
 
 const TO: &str = r#"42["markMessagesAsRead",{"roomId":""#;
 const WHAT: &str = r#"","messageIds":[""#;
@@ -54,7 +55,7 @@ pub(super) struct MarkLetter {
 
 impl MarkLetter {
     pub(super) fn new() -> Result<Self> {
-        let id = " ".repeat(ROOM_DIGITS + NUMBER_DIGITS + EPOCH_DIGITS);
+        let id = " ".repeat(ID_DIGITS);
         let packet = [TO, &id, WHAT, &id, END].concat();
         let frame = text_frame(packet.as_bytes())?;
         let header = frame.len().checked_sub(packet.len());
@@ -69,15 +70,24 @@ impl MarkLetter {
     /// The frame that marks the oldest message which is not marked yet; `None` if all are.
     pub(super) fn write(&mut self, room: &[u8], unread: &mut Unread) -> Option<&[u8]> {
         let number = format!("{:08x}", unread.take()?);
-        let parts = [
+        self.fill(&[
             (self.room_at, room),
             (self.message_at, room.get(..ROOM_DIGITS)?),
             (self.message_at + ROOM_DIGITS, number.as_bytes()),
             (self.message_at + ROOM_DIGITS + NUMBER_DIGITS, &unread.epoch),
-        ];
+        ])
+    }
+
+    /// The frame that marks this message; `None` if it has no whole id.
+    pub(super) fn write_for(&mut self, room: &[u8], message: &[u8]) -> Option<&[u8]> {
+        let id = message.get(MESSAGE.len()..MESSAGE.len() + ID_DIGITS)?;
+        self.fill(&[(self.room_at, room), (self.message_at, id)])
+    }
+
+    fn fill(&mut self, parts: &[(usize, &[u8])]) -> Option<&[u8]> {
         for (at, part) in parts {
             self.frame
-                .get_mut(at..at + part.len())?
+                .get_mut(*at..at + part.len())?
                 .copy_from_slice(part);
         }
         Some(&self.frame)
@@ -119,6 +129,19 @@ mod tests {
             assert_eq!(event[1]["messageIds"], serde_json::json!([expected]));
         }
         assert!(letter.write(text.as_bytes(), &mut unread).is_none());
+    }
+
+    #[test]
+    fn a_message_that_has_just_come_is_marked_by_its_own_id() {
+        let room = RoomId::new(Slot::new(77).unwrap(), 5);
+        let mut letter = MarkLetter::new().unwrap();
+        let (text, id) = (room.to_string(), id(room, 9, 41));
+        let frame = letter.write_for(text.as_bytes(), &message(id)).unwrap();
+        let event: serde_json::Value = serde_json::from_slice(&frame[6 + 2..]).unwrap();
+        assert_eq!(event[0], "markMessagesAsRead");
+        assert_eq!(event[1]["roomId"], text);
+        assert_eq!(event[1]["messageIds"], serde_json::json!([id.to_string()]));
+        assert!(letter.write_for(text.as_bytes(), MESSAGE).is_none());
     }
 
     #[test]

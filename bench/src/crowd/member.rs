@@ -1,6 +1,7 @@
 //! One socket of the crowd.
 
 use std::{
+    collections::VecDeque,
     io::{self, ErrorKind, Read, Write},
     net::{IpAddr, Ipv4Addr, SocketAddr},
     time::Duration,
@@ -56,6 +57,8 @@ pub(super) struct Member {
     /// Numbers of its room's messages.
     pub(super) numbers: Sequence,
     pub(super) unread: Unread,
+    /// When pages of history were asked for that have not come, on the machine's clock.
+    pub(super) pages_asked_ns: VecDeque<u64>,
     /// Numbers of its own messages of the run that came back.
     pub(super) own: Sequence,
     /// Of the run: messages sent, refused, seen again, and those of anybody received.
@@ -79,6 +82,7 @@ impl Member {
             participants: 0,
             numbers: Sequence::default(),
             unread: Unread::default(),
+            pages_asked_ns: VecDeque::new(),
             own: Sequence::default(),
             sent: 0,
             refused: 0,
@@ -90,6 +94,7 @@ impl Member {
     /// Forgets the last run.
     pub(super) fn begin_run(&mut self) {
         self.numbers.forget_missing();
+        self.pages_asked_ns.clear();
         self.own = Sequence::after(0);
         (self.sent, self.refused, self.echoed, self.received) = (0, 0, 0, 0);
     }

@@ -1,4 +1,4 @@
-//! One run of messages, or of read marks, through the crowd, as all of its threads see it.
+//! One run of messages, of read marks, or of all that users do, through the crowd, as all of its threads see it.
 
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
@@ -25,6 +25,27 @@ pub(crate) enum Deed {
     Message,
     /// Of one message each; nothing comes back that could be counted.
     ReadMark,
+    /// What users of a chat do all at once: messages, a mark of each by every member as soon as it has
+    /// it, and pages of history.
+    Mixed {
+        /// With every so many-th of its messages a member asks for a page.
+        history_every: u32,
+    },
+}
+
+impl Deed {
+    /// Whether a message is marked at once by every member that gets it.
+    pub(super) const fn marks_at_once(self) -> bool {
+        matches!(self, Self::Mixed { .. })
+    }
+
+    /// Whether the member that has sent so many messages asks for a page: members take turns.
+    pub(super) fn asks_for_page(self, index: u32, sent: u32) -> bool {
+        match self {
+            Self::Mixed { history_every } => index.wrapping_add(sent).is_multiple_of(history_every),
+            Self::Message | Self::ReadMark => false,
+        }
+    }
 }
 
 /// The moments of a run, in nanoseconds since its origin. Messages are sent from the origin on.
@@ -51,7 +72,7 @@ pub(crate) struct Run {
     pub(crate) origin_ns: u64,
     /// Members of each room, and the messages that each of them is due.
     rooms: Box<[(u32, AtomicU32)]>,
-    /// Deliveries that have yet to arrive.
+    /// Deliveries, and pages of history, that have yet to arrive.
     outstanding: AtomicI64,
     /// Who has not sent everything yet.
     senders: AtomicUsize,
@@ -132,6 +153,11 @@ impl Run {
         }
     }
 
+    /// Counts a page of history that was asked for.
+    pub(super) fn add_page(&self) {
+        self.outstanding.fetch_add(1, Relaxed);
+    }
+
     /// Messages that each member of a room is due.
     pub(super) fn due(&self, room: usize) -> u32 {
         let room = self.rooms.get(room);
@@ -144,9 +170,9 @@ impl Run {
         dues.map(u64::from).sum()
     }
 
-    /// Counts deliveries that have arrived.
-    pub(super) fn receive(&self, deliveries: i64) {
-        self.outstanding.fetch_sub(deliveries, Relaxed);
+    /// Counts deliveries, or pages, that have arrived.
+    pub(super) fn receive(&self, count: i64) {
+        self.outstanding.fetch_sub(count, Relaxed);
     }
 
     /// Notes that one message has arrived at one more member.
@@ -198,7 +224,7 @@ impl Run {
         self.end_sending();
     }
 
-    /// Whether every message has arrived everywhere.
+    /// Whether every message has arrived everywhere, and every page.
     pub(super) fn is_quiet(&self) -> bool {
         self.senders.load(Relaxed) == 0 && self.outstanding.load(Relaxed) <= 0
     }
@@ -258,6 +284,27 @@ mod tests {
         run.refuse(1);
         assert!(run.is_quiet());
         assert_eq!([run.due(0), run.due(1)], [1, 0]);
+    }
+
+    #[test]
+    fn a_run_is_quiet_when_every_page_of_history_has_come() {
+        let run = Run::new(0, Pace::Every(10), SPAN, [1].into_iter(), 1);
+        run.add_page();
+        run.end_sending();
+        assert!(!run.is_quiet());
+        run.receive(1);
+        assert!(run.is_quiet());
+    }
+
+    #[test]
+    fn members_take_turns_to_ask_for_a_page_with_every_so_many_messages() {
+        let deed = Deed::Mixed { history_every: 4 };
+        let askers = |sent| {
+            let indexes = (0..8).filter(|index| deed.asks_for_page(*index, sent));
+            indexes.collect::<Vec<_>>()
+        };
+        assert_eq!([askers(1), askers(2), askers(5)], [[3, 7], [2, 6], [3, 7]]);
+        assert!(!Deed::Message.asks_for_page(0, 4) && !Deed::Message.marks_at_once());
     }
 
     #[test]

@@ -10,6 +10,14 @@ pub(crate) struct Tally {
     pub(crate) sent: u64,
     /// Read marks sent.
     pub(crate) marks: u64,
+    /// `messagesRead` events received.
+    pub(crate) marks_told: u64,
+    /// Pages of history, and those of them that came without any message.
+    pub(crate) pages_asked: u64,
+    pub(crate) pages_answered: u64,
+    pub(crate) pages_empty: u64,
+    /// From when a page was asked for until it was there.
+    pub(crate) page_latency: Latencies,
     /// Messages refused, by the code of the `error` event.
     pub(crate) refused: BTreeMap<String, u64>,
     /// Accepted messages that did not come back to their senders.
@@ -54,6 +62,11 @@ impl Tally {
     pub(super) fn add(&mut self, other: Self) {
         self.sent += other.sent;
         self.marks += other.marks;
+        self.marks_told += other.marks_told;
+        self.pages_asked += other.pages_asked;
+        self.pages_answered += other.pages_answered;
+        self.pages_empty += other.pages_empty;
+        self.page_latency.add(&other.page_latency);
         for (code, count) in other.refused {
             *self.refused.entry(code).or_default() += count;
         }

@@ -18,7 +18,6 @@ use super::{
     Plan, Step,
     desk::Desk,
     letter::Letter,
-    mark::MarkLetter,
     member::Member,
     run::{Deed, LISTEN_NS, Pace, Run},
     tally::Tally,
@@ -69,7 +68,6 @@ pub(super) struct Worker {
     desk: Desk,
     members: Vec<Member>,
     letter: Letter,
-    mark_letter: MarkLetter,
     sender: Sender,
 }
 
@@ -114,7 +112,6 @@ impl Worker {
             orders,
             buffer: vec![0; BUFFER_BYTES].into(),
             letter: Letter::new()?,
-            mark_letter: MarkLetter::new()?,
             desk: Desk::new(plan)?,
             members,
             sender: Sender {
@@ -294,13 +291,13 @@ impl Worker {
         };
         let room = users.room(member.room)?;
         let frame = match desk.run.deed {
-            Deed::Message => {
+            Deed::Message | Deed::Mixed { .. } => {
                 member.sent += 1;
                 desk.run.add_due(member.room, 1);
                 self.letter.write(room, desk.run.id, member, due_ns)
             }
             Deed::ReadMark => {
-                let Some(frame) = self.mark_letter.write(room, &mut member.unread) else {
+                let Some(frame) = desk.mark_letter.write(room, &mut member.unread) else {
                     return Ok(());
                 };
                 desk.tally.marks += 1;
@@ -311,6 +308,10 @@ impl Worker {
             Ok(true) => {}
             Ok(false) => desk.tally.blocked_writes += 1,
             Err(error) => desk.part(member, &error.into()),
+        }
+        let asks_for_page = desk.run.deed.asks_for_page(member.index, member.sent);
+        if asks_for_page && let Err(error) = desk.ask_for_page(member) {
+            desk.part(member, &error);
         }
         Ok(())
     }

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     clock::{NS_PER_SECOND, now_ns},
     cost::Spent,
-    crowd::{Crowd, Pace, Span, Step},
+    crowd::{Crowd, Deed, Pace, Span, Step},
     report::Report,
 };
 
@@ -153,7 +153,8 @@ async fn chat(observer: &Observer, crowd: &Crowd, options: &Options) -> Result<P
 async fn mark(observer: &Observer, crowd: &Crowd, options: &Options) -> Result<Passes> {
     let period_ns = period_ns(options.rate)?;
     let mark = async || {
-        let run = crowd.prepare_marks(now_ns() + LEAD_NS, period_ns, span(options.seconds));
+        let (origin_ns, span) = (now_ns() + LEAD_NS, span(options.seconds));
+        let run = crowd.prepare_deeds(origin_ns, period_ns, span, Deed::ReadMark);
         let marks = crowd.play(&run).await?.marks;
         ensure!(marks > 0, "there was no message to mark");
         Ok(marks)

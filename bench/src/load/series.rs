@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::figures::Figures;
+use super::figures::{Client, Figures};
 use crate::{report::Report, stats::median};
 
 /// What a report holds: what was asked for, every run, and the median of each figure.
@@ -79,7 +79,7 @@ impl<S: Serialize> Series<S> {
         }
     }
 
-    fn table(&self, columns: &[Column]) -> String {
+    pub(super) fn table(&self, columns: &[Column]) -> String {
         let numbered = (1..).zip(&self.runs);
         let mut rows: Vec<_> = numbered
             .map(|(number, run)| (format!("run {number}"), run))
@@ -138,20 +138,25 @@ pub(crate) fn judge<'a>(runs: impl Iterator<Item = &'a Figures>) -> Result<()> {
 pub(crate) fn judge_parts<'a>(parts: impl Iterator<Item = (String, &'a Figures)>) -> Result<()> {
     let mut faults = Vec::new();
     for (name, run) in parts {
-        if run.client.is_bottleneck {
-            let lag_us = run.client.send_lag_us.map_or(0, |lag| lag.p99);
-            let busy = run.client.cpu_share_max * 100.0;
-            warn(&format!(
-                "{name} was held up by the client: messages {lag_us} us late (p99), \
-                a thread busy {busy:.0} % of the time"
-            ));
-        }
+        warn_of_client(&name, &run.client);
         faults.extend(run.fault().map(|fault| format!("{name}: {fault}")));
     }
     if faults.is_empty() {
         return Ok(());
     }
     bail!("deliveries were not exact: {}", faults.join("; "))
+}
+
+/// Says so if a client was too slow.
+pub(super) fn warn_of_client(name: &str, client: &Client) {
+    if client.is_bottleneck {
+        let lag_us = client.send_lag_us.map_or(0, |lag| lag.p99);
+        let busy = client.cpu_share_max * 100.0;
+        warn(&format!(
+            "{name} was held up by the client: messages {lag_us} us late (p99), \
+            a thread busy {busy:.0} % of the time"
+        ));
+    }
 }
 
 #[expect(clippy::print_stdout, reason = "it belongs to the table")]

@@ -7,7 +7,7 @@ use serde::{Deserialize, de::IgnoredAny};
 use super::{
     loads::{self, same},
     markdown::{self, whole},
-    redis,
+    mixed, redis,
     results::{Experiment, Results, largest},
     storm,
 };
@@ -19,8 +19,9 @@ pub(super) type Row = [String; 3];
 /// A measurement's kind, and what is said of one.
 type Kind = (&'static str, fn(&Experiment) -> Result<Vec<Row>>);
 
-const KINDS: [Kind; 12] = [
+const KINDS: [Kind; 13] = [
     ("ramp", loads::ramp),
+    ("mixed", mixed::rows),
     ("idle", idle),
     ("rooms", loads::rooms),
     ("fanout", loads::fanout),
