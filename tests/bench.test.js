@@ -17,12 +17,16 @@ const at = (...gateways) =>
   gateways.flatMap((one) => ['--gateway', address(one), '--gateway-pid', String(one.process.pid)]);
 
 /** Runs a command to its end: its exit code, what it said, and the figures of its report. */
-async function bench(command, ...args) {
+const bench = (command, ...args) => benchWithin('true', command, ...args);
+
+/** The same after a `limit` that the shell sets. */
+async function benchWithin(limit, command, ...args) {
   const report = path.join(stack.dir, `${command}-${performance.now()}.json`);
   const env = { PATH: process.env.PATH, SLOTCAST_REDIS_URLS: stack.redis.urls, SLOTCAST_JWT_SECRET: stack.secret };
-  const words = [command, ...args, '--report', report].map(String);
+  const words = [program('bench'), command, ...args, '--report', report].map(String);
   const ran = await new Promise((resolve) => {
-    execFile(program('bench'), words, { env }, (error, stdout, stderr) => resolve({ code: error?.code ?? 0, stdout, stderr }));
+    execFile('sh', ['-c', `${limit} && exec "$@"`, 'sh', ...words], { env }, (error, stdout, stderr) =>
+      resolve({ code: error?.code ?? 0, stdout, stderr }));
   });
   const figures = fs.existsSync(report) ? JSON.parse(fs.readFileSync(report, 'utf8')).figures : undefined;
   return { ...ran, report, figures };
@@ -90,4 +94,24 @@ test('a search ends with the crowd that does not get in', async () => {
   const { readme } = rendered('mixed-search', ran.report);
   assert.match(readme, /^\| users carried in rooms of 4 on one gateway.* \| 20 \(with 40: not all sockets got .*\) \|.*\|$/m);
   assert.match(readme, /^\| 20 users in rooms of 4/m);
+});
+
+test('fanout beside the bare loop begins only if the sockets of both may be open', async () => {
+  const fanout = (limit) => benchWithin(limit, 'fanout', ...at(first), '--sockets', 100, '--with-limit',
+    '--rate', 20, '--seconds', 1, '--warmup-seconds', 0);
+  const refused = await fanout('ulimit -n 300');
+  assert.equal(refused.code, 1, refused.stdout);
+  assert.match(refused.stderr, /--with-limit has two sockets open for each member/);
+  assert.match(refused.stderr, /328 files would have to be open, and the hard limit is 300/);
+  const ran = await fanout('ulimit -n 328');
+  assert.equal(ran.code, 0, ran.stdout + ran.stderr);
+  assert.equal(ran.figures.runs[0].deliveries.received, ran.figures.runs[0].deliveries.due);
+  assert.equal(ran.figures.runs[0].limit.deliveries.received, ran.figures.runs[0].limit.deliveries.due);
+});
+
+test('limit raises what its other process may open, too', async () => {
+  const ran = await benchWithin('ulimit -S -n 256', 'limit', '--sockets', 400, '--frames-per-write', 1,
+    '--seconds', 1, '--warmup-seconds', 0);
+  assert.equal(ran.code, 0, ran.stdout + ran.stderr);
+  assert.ok(ran.figures.runs[0].deliveries.received > 0);
 });

@@ -1,7 +1,7 @@
 //! One large room: at a fixed pace, or as dense as a window of messages allows; beside the machine's
 //! own limit if wanted.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Args;
 use serde::Serialize;
 
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     cost::Role,
-    crowd::{Pace, Step},
+    crowd::{Pace, Step, allow_sockets},
 };
 
 /// Options of `bench fanout`.
@@ -74,6 +74,7 @@ pub(crate) async fn run(options: Options) -> Result<()> {
         window,
         with_limit,
     } = options;
+    allow_crowds(sockets, with_limit)?;
     let period_ns = (!closed_loop).then(|| period_ns(rate)).transpose()?;
     let pace = period_ns.map_or(Pace::Window(window), Pace::Every);
     let (crowd, meter) = target.gather(sockets, sockets).await?;
@@ -112,6 +113,16 @@ pub(crate) async fn run(options: Options) -> Result<()> {
         runs.iter()
             .flat_map(|run| std::iter::once(&run.figures).chain(&run.limit)),
     )
+}
+
+/// The room and the bare loop have their sockets open at one time; the loop's other ends are open in its own
+/// process.
+fn allow_crowds(sockets: usize, with_limit: bool) -> Result<()> {
+    if !with_limit {
+        return allow_sockets(sockets);
+    }
+    let allowed = allow_sockets(sockets.saturating_mul(2));
+    allowed.context("--with-limit has two sockets open for each member")
 }
 
 fn columns() -> Vec<Column> {

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     clock::{NS_PER_SECOND, now_ns},
     cost::{Meter, Role},
-    crowd::{Crowd, Lists, Pace, Plan, Span, Step},
+    crowd::{Crowd, Lists, Pace, Plan, Span, Step, allow_sockets},
 };
 
 /// Options of `bench limit`.
@@ -116,6 +116,8 @@ pub(super) struct Limit {
 
 impl Limit {
     pub(super) async fn open(sockets: usize, packet_bytes: usize, threads: usize) -> Result<Self> {
+        // Before the writer begins: it has as many of them, and the limit from here.
+        allow_sockets(sockets)?;
         let mut writer = Writer::start(sockets, packet_bytes)?;
         let crowd = Crowd::gather(Plan {
             servers: vec![writer.address],
@@ -167,7 +169,7 @@ impl Limit {
     }
 }
 
-/// The process that writes; it ends when its input does.
+/// The process that writes; it ends with this.
 struct Writer {
     process: Child,
     input: Option<ChildStdin>,
@@ -215,7 +217,8 @@ impl Writer {
 impl Drop for Writer {
     fn drop(&mut self) {
         drop(self.input.take());
-        // It ends by itself, or has ended.
+        // It may still wait for sockets that will never come, or have ended.
+        let _ = self.process.kill();
         let _ = self.process.wait();
     }
 }
