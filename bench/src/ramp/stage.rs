@@ -135,11 +135,26 @@ impl Stage {
 
 fn cores(spent: &Spent, roles: &[Role]) -> f64 {
     let of_roles = roles.iter().filter_map(|role| spent.roles.get(role));
-    let cpu: f64 = of_roles.map(|role| role.cpu_seconds).sum();
+    // A sum of no floats is a negative zero.
+    let cpu = of_roles.fold(0.0, |sum, role| sum + role.cpu_seconds);
     share(cpu, spent.seconds)
 }
 
 fn mib(spent: &Spent, role: Role) -> f64 {
     let kib = spent.roles.get(&role).map_or(0, |role| role.resident_kib);
     approximate(kib) / 1024.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tiers_that_nobody_watches_cost_nothing_rather_than_less() {
+        let (meter, board) = (Meter::default(), Board::new());
+        let before = Mark::read(&meter, &board).unwrap();
+        let stage = Stage::since(&before, &meter, &board, now_ns()).unwrap();
+        assert!(!stage.line().contains("-0"), "{}", stage.line());
+        assert!(stage.point.backend_cpu_cores.is_sign_positive());
+    }
 }
