@@ -115,3 +115,21 @@ test('limit raises what its other process may open, too', async () => {
   assert.equal(ran.code, 0, ran.stdout + ran.stderr);
   assert.ok(ran.figures.runs[0].deliveries.received > 0);
 });
+
+test('in a small ramp nobody fails and nothing is lost; its steps are drawn', async () => {
+  const backend = ['--backend', address(stack.backends[0]), '--backend-pid', stack.backends[0].process.pid];
+  const ran = await bench('ramp', ...backend, ...at(first, second), '--first', 6, '--step', 3, '--every', 3, '--max', 9);
+  assert.equal(ran.code, 0, ran.stdout + ran.stderr);
+  const { points, ...figures } = ran.figures;
+  assert.deepEqual(points.map((point) => point.failed), [0, 0, 0]);
+  assert.equal(points.at(-1).users, 9);
+  assert.deepEqual([figures.begun, figures.users_without_failure, figures.failed, figures.lost], [9, 9, 0, 0]);
+  assert.deepEqual(figures.failures, {});
+  assert.equal(figures.confirmed, figures.sent);
+  assert.ok(figures.sent >= 9 && figures.due > figures.sent, `${figures.sent} sent, ${figures.due} due`);
+  assert.ok(figures.marks >= figures.delivered && figures.marks_received > 0, JSON.stringify(figures));
+  assert.ok(points[0].backend_cpu_cores > 0, 'who comes in has a password hashed');
+  const { results, readme } = rendered('ramp', ran.report);
+  assert.match(readme, /^\| users who register.* \| 9 \/ [\d,]+ \/ 0 \| `bench ramp`/m);
+  assert.match(fs.readFileSync(path.join(results, 'ramp.svg'), 'utf8'), /^<svg/);
+}, { timeout: 120_000 });
