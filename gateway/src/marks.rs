@@ -1,8 +1,10 @@
 //! Read marks, gathered: clients mark every message one by one, and every mark is told to the whole
-//! room. Marks of one room are stored and published together, once a gathering window.
+//! room. Marks of one room are stored and published together, once a gathering window. Rooms take turns
+//! within it: all at once they would keep messages waiting.
 
 use std::{
     collections::HashMap,
+    hash::{DefaultHasher, Hash, Hasher},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -20,6 +22,10 @@ use crate::{
 /// Marks on this gateway that Redis has not taken yet; beyond that they are dropped, and the client
 /// marks again when it next shows the message.
 const MARKS_MAX: usize = 200_000;
+
+/// Turns in a gathering window. The rooms of one turn are stored together, so that Redis need not wake up
+/// for each of them.
+const TURNS: u32 = 16;
 
 /// Marks in one call to Redis, so that it answers others in between.
 const MARKS_PER_CALL: usize = 2_000;
@@ -41,8 +47,9 @@ pub(crate) struct Marks {
 
 #[derive(Default)]
 struct Gathered {
-    rooms: Rooms,
-    /// Marks in `rooms` and on their way to Redis.
+    /// Rooms by their turn.
+    turns: [Rooms; TURNS as usize],
+    /// Marks in `turns` and on their way to Redis.
     count: usize,
 }
 
@@ -66,17 +73,23 @@ impl Marks {
     }
 
     fn gather(&self, gathered: &mut Gathered, room: RoomId, marks: Batch) {
-        if gathered.rooms.is_empty() {
+        if gathered.is_empty() {
             self.begun.notify_one();
         }
-        let readers = gathered.rooms.entry(room).or_default();
+        let Some(rooms) = gathered.turns.get_mut(turn_of(room)) else {
+            return;
+        };
+        let readers = rooms.entry(room).or_default();
         for (user, messages) in marks {
             readers.entry(user).or_default().extend(messages);
         }
     }
 
-    fn take(&self) -> Rooms {
-        std::mem::take(&mut self.lock().rooms)
+    /// The rooms of a turn.
+    fn take(&self, turn: usize) -> Rooms {
+        let mut gathered = self.lock();
+        let rooms = gathered.turns.get_mut(turn);
+        rooms.map(std::mem::take).unwrap_or_default()
     }
 
     /// Makes room for others: these marks are stored, or given up.
@@ -89,17 +102,37 @@ impl Marks {
         self.gathered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Stores and publishes what was gathered, a window after the first mark. Runs for ever.
+    /// Stores and publishes what was gathered, within a window of the first mark. Runs for ever.
     pub(crate) async fn run(&self, app: &Arc<App>) {
         loop {
             self.begun.notified().await;
-            sleep(app.config.gather_window).await;
-            // By itself: a master that does not answer must not delay the marks of others.
-            for calls in calls(app, self.take()).into_values() {
-                let app = Arc::clone(app);
-                tokio::spawn(async move { store(&app, calls).await });
+            while !self.lock().is_empty() {
+                for turn in 0..TURNS as usize {
+                    sleep(app.config.gather_window / TURNS).await;
+                    send(app, self.take(turn));
+                }
             }
         }
+    }
+}
+
+impl Gathered {
+    fn is_empty(&self) -> bool {
+        self.turns.iter().all(HashMap::is_empty)
+    }
+}
+
+fn turn_of(room: RoomId) -> usize {
+    let mut hasher = DefaultHasher::new();
+    room.hash(&mut hasher);
+    usize::try_from(hasher.finish() % u64::from(TURNS)).unwrap_or_default()
+}
+
+/// Each master's by itself: one that does not answer must not delay the marks of others.
+fn send(app: &Arc<App>, rooms: Rooms) {
+    for calls in calls(app, rooms).into_values() {
+        let app = Arc::clone(app);
+        tokio::spawn(async move { store(&app, calls).await });
     }
 }
 
@@ -193,17 +226,45 @@ mod tests {
         let marks = Marks::default();
         let room = RoomId::new(Slot::new(1).unwrap(), 2);
         assert!(marks.add(room, user_id(1), ids(MARKS_MAX)));
-        let mut taken = marks.take();
+        let turn = turn_of(room);
+        let mut taken = marks.take(turn);
         let batch: Batch = taken.remove(&room).unwrap().into_iter().collect();
         assert!(
             !marks.add(room, user_id(2), ids(1)),
             "they are on their way"
         );
         marks.put_back(room, batch);
-        let again: Batch = marks.take().remove(&room).unwrap().into_iter().collect();
+        let again: Batch = marks
+            .take(turn)
+            .remove(&room)
+            .unwrap()
+            .into_iter()
+            .collect();
         assert_eq!(again, [(user_id(1), ids(MARKS_MAX))]);
         marks.settle(&again);
         assert!(marks.add(room, user_id(2), ids(1)));
+    }
+
+    #[test]
+    fn rooms_take_turns_and_each_has_one() {
+        const ROOMS: u32 = 1600;
+        let marks = Marks::default();
+        let slot = Slot::new(1).unwrap();
+        let rooms = (0..ROOMS).map(|number| RoomId::new(slot, number));
+        assert!(
+            rooms
+                .into_iter()
+                .all(|room| marks.add(room, user_id(1), ids(1)))
+        );
+        let sizes: Vec<_> = (0..TURNS as usize)
+            .map(|turn| marks.take(turn).len())
+            .collect();
+        assert_eq!(sizes.iter().sum::<usize>(), ROOMS as usize);
+        assert!(
+            sizes.iter().all(|size| (50..200).contains(size)),
+            "{sizes:?}"
+        );
+        assert!(marks.lock().is_empty());
     }
 
     fn user_id(number: u128) -> UserId {
