@@ -6,6 +6,7 @@ mod cost;
 mod crowd;
 mod heap;
 mod idle;
+mod limits;
 mod load;
 mod monitor;
 mod node;

@@ -15,6 +15,7 @@ use crate::{
     clock::{NS_PER_MS, now_ns},
     cost::{Meter, Spent},
     crowd::{Crowd, Deed, Step, Tally, allow_sockets},
+    limits::Limits,
     report::Report,
     stats::Summary,
 };
@@ -59,6 +60,8 @@ struct Scenario {
     history_every: u32,
     search: Option<Search>,
     gateways: usize,
+    /// Of the gateways whose processes are known.
+    gateway_limits: Vec<Limits>,
     threads: usize,
     seconds: u64,
     warmup_seconds: u64,
@@ -189,18 +192,20 @@ impl Options {
         }))
     }
 
-    fn scenario(&self, search: Option<Search>) -> Scenario {
-        Scenario {
+    fn scenario(&self, search: Option<Search>) -> Result<Scenario> {
+        let pids = self.target.servers.gateway_pids.iter();
+        Ok(Scenario {
             sockets: self.sockets,
             room_size: self.room_size,
             pause_ms: self.pause_ms,
             history_every: self.history_every,
             search,
             gateways: self.target.servers.gateways.len(),
+            gateway_limits: pids.map(|pid| Limits::of(*pid)).collect::<Result<_>>()?,
             threads: self.target.threads,
             seconds: self.timing.seconds,
             warmup_seconds: self.timing.warmup_seconds,
-        }
+        })
     }
 }
 
@@ -369,7 +374,7 @@ fn carried(stages: &[Stage]) -> usize {
 }
 
 fn publish(options: &Options, search: Option<Search>, stages: &[Stage]) -> Result<()> {
-    let scenario = options.scenario(search);
+    let scenario = options.scenario(search)?;
     let series = match search {
         Some(_) => Series::of_cases(scenario, stages)?,
         None => Series::of_runs(scenario, stages)?,

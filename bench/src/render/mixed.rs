@@ -23,6 +23,14 @@ struct Findings {
 #[derive(Deserialize)]
 struct Scenario {
     search: Option<Search>,
+    /// Of the gateways.
+    gateway_limits: Vec<Limits>,
+}
+
+#[derive(Deserialize)]
+struct Limits {
+    cores: Option<f64>,
+    memory_mib: Option<f64>,
 }
 
 #[derive(Deserialize)]
@@ -85,7 +93,7 @@ fn searched(experiment: &Experiment, findings: &[Findings]) -> Result<Option<Row
         "users carried in rooms of {} on {}, {} more at a time, until 95 % of the deliveries take longer than {} ms or \
          something goes astray",
         scenario(experiment, "room_size")?,
-        gateways(experiment)?,
+        confined(experiment, findings)?,
         whole(*step),
         whole(*p95_ms)
     );
@@ -100,6 +108,22 @@ fn searched(experiment: &Experiment, findings: &[Findings]) -> Result<Option<Row
     });
     let figures: Vec<_> = figures.collect();
     Ok(Some([what, figures.join(" / "), same()]))
+}
+
+/// The gateways, and what they may take of the machine if that is less than all.
+fn confined(experiment: &Experiment, findings: &[Findings]) -> Result<String> {
+    let mut gateways = gateways(experiment)?;
+    let scenarios = findings.iter().map(|file| &file.scenario);
+    let mut limits = scenarios.flat_map(|scenario| &scenario.gateway_limits);
+    if let Some(limits) = limits.next() {
+        let cores = limits.cores.map(|cores| format!("{cores} cores"));
+        let memory = limits.memory_mib.map(|mib| format!("{} MiB", whole(mib)));
+        let limits: Vec<_> = cores.into_iter().chain(memory).collect();
+        if !limits.is_empty() {
+            gateways.push_str(&format!(" confined to {}", limits.join(" and ")));
+        }
+    }
+    Ok(gateways)
 }
 
 impl Shown<'_> {
@@ -145,7 +169,7 @@ impl Shown<'_> {
              asks for history every {} messages: from due to delivered, half / 95 % / 99 %",
             whole(users),
             scenario(experiment, "room_size")?,
-            gateways(experiment)?,
+            confined(experiment, &experiment.figures()?)?,
             scenario(experiment, "pause_ms")?,
             scenario(experiment, "history_every")?,
         ))
@@ -215,6 +239,7 @@ mod tests {
         json!({
             "scenario": {
                 "sockets": 4000, "room_size": 4, "pause_ms": 1750, "history_every": 20, "gateways": 1, "search": search,
+                "gateway_limits": [{"cores": 0.8, "memory_mib": 2048}],
             },
             "runs": runs, "carried": carried,
         })
@@ -229,7 +254,9 @@ mod tests {
         let runs = [stage(4000, 700, None), stage(4000, 900, None)];
         let rows = rows_of(&[("mixed", "", findings(Value::Null, &runs, Value::Null))]);
         let figures: Vec<_> = rows.iter().map(|[_, figure, _]| figure.as_str()).collect();
-        assert!(rows[0][0].starts_with("4,000 users in rooms of 4 on one gateway"));
+        assert!(rows[0][0].starts_with(
+            "4,000 users in rooms of 4 on one gateway confined to 0.8 cores and 2,048 MiB, each"
+        ));
         assert_eq!(
             figures,
             [
