@@ -2,6 +2,7 @@
 //! show something else.
 
 mod faults;
+mod goals;
 mod loads;
 mod markdown;
 mod mixed;
@@ -68,6 +69,7 @@ impl Rendered {
         let mut readme = fs::read_to_string(root.join(README)).context(README)?;
         let mut differing = Vec::new();
         for (name, fresh) in [
+            ("goals", goals::table(&results)?),
             ("numbers", numbers::table(&results)?),
             ("faults", faults::table(&results)?),
         ] {

@@ -131,7 +131,7 @@ struct Ramp {
 }
 
 /// Users that one core of the original backend carried within 1 % of errors.
-const ORIGINAL_USERS_PER_CORE: f64 = 1100.0;
+pub(super) const ORIGINAL_USERS_PER_CORE: f64 = 1100.0;
 
 /// A step is slow in which 95 % of the messages take longer.
 const SLOW_P95_MS: f64 = 100.0;
@@ -168,8 +168,19 @@ impl Ramp {
     }
 }
 
+/// Users for each core of gateway and backend, in the last step that was not slow.
+pub(super) fn users_per_core(experiment: &Experiment) -> Result<f64> {
+    let ramps = experiment.figures::<Ramp>()?;
+    let quick: Vec<_> = ramps.iter().filter_map(Ramp::last_quick).collect();
+    Ok(middle_of(&quick, |stage| stage.users_per_core))
+}
+
+fn middle_of(stages: &[&Stage], of: fn(&Stage) -> f64) -> f64 {
+    median(stages.iter().map(|stage| of(stage)).collect())
+}
+
 fn per_core(stages: &[&Stage]) -> Row {
-    let middle = |of: fn(&Stage) -> f64| median(stages.iter().map(|stage| of(stage)).collect());
+    let middle = |of| middle_of(stages, of);
     let gateway = middle(|stage| stage.users / stage.gateway_cpu_cores);
     let all = middle(|stage| stage.users_per_core);
     let with_redis = middle(|stage| stage.users_per_core_with_redis);

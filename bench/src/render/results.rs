@@ -56,6 +56,11 @@ impl Results {
             rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
         })
     }
+
+    /// The measurement of this very name.
+    pub(super) fn named(&self, name: &str) -> Option<&Experiment> {
+        self.experiments.get(name)
+    }
 }
 
 fn add(experiments: &mut BTreeMap<String, Experiment>, stem: &str, report: Report) -> Result<()> {
@@ -90,6 +95,12 @@ impl Experiment {
     /// The largest of the runs' figures.
     pub(super) fn worst(&self, pointer: &str) -> Result<f64> {
         Ok(largest(self.numbers(pointer)?))
+    }
+
+    /// The smallest of the runs' figures.
+    pub(super) fn least(&self, pointer: &str) -> Result<f64> {
+        let numbers = self.numbers(pointer)?;
+        Ok(numbers.into_iter().fold(f64::INFINITY, f64::min))
     }
 
     /// The runs' figures together.
