@@ -38,7 +38,7 @@ function rendered(name, report) {
   const results = path.join(root, 'bench/results');
   fs.mkdirSync(results, { recursive: true });
   fs.copyFileSync(report, path.join(results, `${name}.json`));
-  const blocks = ['numbers', 'faults'].map((block) => `<!-- bench:${block} -->\n<!-- /bench:${block} -->\n`);
+  const blocks = ['goals', 'numbers', 'faults'].map((block) => `<!-- bench:${block} -->\n<!-- /bench:${block} -->\n`);
   fs.writeFileSync(path.join(root, 'README.md'), blocks.join(''));
   execFileSync(program('bench'), ['report', '--root', root]);
   execFileSync(program('bench'), ['report', '--root', root, '--check']);
