@@ -382,8 +382,8 @@ impl Cluster {
             not_after_ms: link.not_after_ms(),
         });
         let answer = match target {
-            Target::Owner(_) => link.send(&command).await,
-            Target::Importing(_) => link.send_asking(&command).await,
+            Target::Owner(_) => link.connection.call(&command).await,
+            Target::Importing(_) => link.connection.call_asking(&command).await,
         };
         node.check(&link, answer)
     }
@@ -392,7 +392,7 @@ impl Cluster {
     pub(crate) async fn call_node(&self, address: &Address, command: &Cmd) -> RedisResult<Value> {
         let node = self.node(address);
         let link = node.link().await?;
-        let answer = link.send(command).await;
+        let answer = link.connection.call(command).await;
         node.check(&link, answer)
     }
 
@@ -402,7 +402,7 @@ impl Cluster {
     /// What the system or the node says.
     pub(crate) async fn connection(&self, address: &Address) -> RedisResult<Connection> {
         let link = self.node(address).link().await?;
-        Ok(link.into_connection())
+        Ok(link.connection)
     }
 
     /// Waits until a replica has what a node did in a slot; as long as that takes.

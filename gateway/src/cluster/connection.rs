@@ -367,8 +367,15 @@ impl Reader<'_> {
                 return Ok(());
             }
             buffer.reserve(READ_BYTES_MIN);
-            // Every arm is cancel-safe: a read into the buffer, readiness, a note, a ticker.
+            // Every arm is cancel-safe: a note, readiness, a read into the buffer, a ticker. In this order: when
+            // it is this process that stood still, what waits to be read comes before the probe that is due.
             tokio::select! {
+                biased;
+                () = self.shared.changed.notified() => {}
+                writable = self.shared.writer.writable(), if is_blocked => {
+                    writable?;
+                    self.shared.unblock();
+                }
                 read = self.reader.read_buf(&mut buffer) => {
                     if read? == 0 {
                         return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
@@ -376,11 +383,6 @@ impl Reader<'_> {
                     is_heard = true;
                     self.take(&mut buffer).await?;
                 }
-                writable = self.shared.writer.writable(), if is_blocked => {
-                    writable?;
-                    self.shared.unblock();
-                }
-                () = self.shared.changed.notified() => {}
                 _ = probes.tick() => {
                     if !is_heard {
                         return Err(Ended::Silent);

@@ -9,9 +9,7 @@ use futures_util::{
     FutureExt,
     future::{BoxFuture, Shared},
 };
-use redis::{
-    Cmd, ErrorKind, FromRedisValue, RedisConnectionInfo, RedisError, RedisResult, Value, cmd,
-};
+use redis::{ErrorKind, FromRedisValue, RedisConnectionInfo, RedisError, RedisResult, Value, cmd};
 use tokio::time::Instant;
 use tracing::warn;
 
@@ -49,7 +47,7 @@ impl Clock {
 
 /// One caller's use of a connection.
 pub(super) struct Link {
-    connection: Connection,
+    pub(super) connection: Connection,
     clock: Clock,
     generation: u64,
 }
@@ -59,20 +57,6 @@ impl Link {
     pub(super) fn not_after_ms(&self) -> u64 {
         let patience = RESPONSE_TIMEOUT + LATENESS;
         self.clock.now_ms() + u64::try_from(patience.as_millis()).unwrap_or_default()
-    }
-
-    pub(super) async fn send(&self, command: &Cmd) -> RedisResult<Value> {
-        self.connection.call(command).await
-    }
-
-    /// Sends a command for a slot that the node is importing.
-    pub(super) async fn send_asking(&self, command: &Cmd) -> RedisResult<Value> {
-        self.connection.call_asking(command).await
-    }
-
-    /// The connection itself, for subscriptions.
-    pub(super) fn into_connection(self) -> Connection {
-        self.connection
     }
 }
 
