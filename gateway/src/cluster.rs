@@ -458,7 +458,8 @@ struct Reading<'a>(&'a AtomicBool);
 impl<'a> Reading<'a> {
     fn begin(is_under_way: &'a AtomicBool) -> Option<Self> {
         let taken = is_under_way.swap(true, Ordering::AcqRel);
-        (!taken).then_some(Self(is_under_way))
+        // Not `then_some`: a guard made in vain would end the other's reading when it is dropped.
+        (!taken).then(|| Self(is_under_way))
     }
 }
 

@@ -2,7 +2,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use tokio::{
@@ -48,6 +51,7 @@ struct Shared {
     script: Box<Script>,
     /// The master of all slots, as this node tells it.
     owner: Mutex<Address>,
+    slot_maps: AtomicUsize,
     heard: Mutex<Vec<Vec<String>>>,
     counts: Mutex<HashMap<String, usize>>,
 }
@@ -62,6 +66,7 @@ impl FakeNode {
         let shared = Arc::new(Shared {
             script: Box::new(script),
             owner: Mutex::new(address.clone()),
+            slot_maps: AtomicUsize::new(0),
             heard: Mutex::default(),
             counts: Mutex::default(),
         });
@@ -82,6 +87,11 @@ impl FakeNode {
     /// Lets the node tell that another one owns every slot.
     pub(super) fn name_owner(&self, owner: &Address) {
         *self.shared.owner.lock().unwrap() = owner.clone();
+    }
+
+    /// How often it told the slot map.
+    pub(super) fn slot_maps(&self) -> usize {
+        self.shared.slot_maps.load(Ordering::Relaxed)
     }
 
     /// The commands that it got so far, without those of connecting.
@@ -111,7 +121,10 @@ async fn serve(socket: TcpStream, id: u32, node: Arc<Shared>) {
             ("HELLO", _) => Reply::Say("%0\r\n".to_owned()),
             ("PING", _) => Reply::Say("+PONG\r\n".to_owned()),
             ("TIME", _) => Reply::Say(format!("*2\r\n$10\r\n{NOW_SECONDS}\r\n$1\r\n0\r\n")),
-            ("CLUSTER", _) => slot_map(&node.owner.lock().unwrap()),
+            ("CLUSTER", _) => {
+                node.slot_maps.fetch_add(1, Ordering::Relaxed);
+                slot_map(&node.owner.lock().unwrap())
+            }
             _ => node.answer(words),
         };
         match reply {

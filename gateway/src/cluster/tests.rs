@@ -115,6 +115,15 @@ async fn moved_leads_to_the_new_owner_and_is_remembered() {
 }
 
 #[tokio::test]
+async fn callers_share_one_reading_of_the_slot_map() {
+    let node = FakeNode::start(|_, _| ok()).await;
+    let cluster = cluster_of(&node).await;
+    let before = node.slot_maps();
+    join_all((0..100).map(|_| cluster.refresh())).await;
+    assert_eq!(node.slot_maps() - before, 1);
+}
+
+#[tokio::test]
 async fn two_nodes_that_name_each_other_are_not_asked_without_a_pause() {
     let node = FakeNode::start(|words, _| error(&format!("MOVED 7 {}", words[1]))).await;
     let cluster = cluster_within(&node, SHORT).await;
