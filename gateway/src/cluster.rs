@@ -5,12 +5,12 @@
 //! in flight when a master dies). Every call is bounded by [`CALL_DEADLINE`].
 //!
 //! # Repeated attempts
-//! After an error that Redis answered, the command did not run. After a timeout or a broken
-//! connection nobody knows, so the next attempt says that it may be a repetition
+//! After an error that Redis answered, the command did not run. After the end of a connection nobody
+//! knows, so the next attempt says that it may be a repetition
 //! ([`Attempt::may_repeat`]); why each call may be repeated stands in `store.rs`. The failed attempt
 //! cannot run *after* its repetition on the same node: see [`Node`]. On a node that was replaced as
 //! master it may, and what it writes there is discarded; a call that would tell rooms of it carries
-//! the time at which it is given up ([`Attempt::not_after_ms`]).
+//! the time after which it must not ([`Attempt::not_after_ms`]).
 
 pub(crate) mod beat;
 mod confirm;
@@ -104,7 +104,7 @@ impl StoreError {
 pub(crate) struct Attempt {
     /// An earlier one may have taken effect.
     pub(crate) may_repeat: bool,
-    /// When the node's clock shows more than this, in milliseconds, the attempt was given up.
+    /// When the node's clock shows more than this, in milliseconds, the attempt must not take effect any more.
     pub(crate) not_after_ms: u64,
 }
 

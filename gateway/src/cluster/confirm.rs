@@ -18,10 +18,11 @@ use slotcast_proto::{schema::key, slot::Slot};
 use tokio::sync::oneshot;
 use tracing::debug;
 
-use super::{Address, Next, connection::RESPONSE_TIMEOUT, judge};
+use super::{Address, Next, judge};
 use crate::metrics::{Confirmed, StoreMetrics};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(1000);
+const RESPONSE_TIMEOUT: Duration = Duration::from_millis(1000);
 
 /// Replicas that must have a write.
 const REPLICAS: u32 = 1;

@@ -42,8 +42,6 @@ use super::{
     resp::{self, Malformed, Reply},
 };
 
-/// One attempt waits this long for its answer.
-pub(super) const RESPONSE_TIMEOUT: Duration = Duration::from_millis(1000);
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// A silent node is probed this often; a probe without any byte in return until the next one ends
@@ -144,7 +142,7 @@ impl Connection {
         let connecting = TcpStream::connect((address.host(), address.port()));
         let stream = timeout(CONNECT_TIMEOUT, connecting)
             .await
-            .map_err(|_| timed_out())??;
+            .map_err(|_| RedisError::from(io::Error::from(io::ErrorKind::TimedOut)))??;
         stream.set_nodelay(true)?;
         let (reader, writer) = stream.into_split();
         let shared = Arc::new(Shared {
@@ -156,19 +154,18 @@ impl Connection {
         });
         tokio::spawn(read(Arc::clone(&shared), reader));
         let connection = Self { shared };
-        let hello = hello(settings);
-        let greeted = timeout(CONNECT_TIMEOUT, connection.call(&hello)).await;
-        if let Err(error) = greeted.unwrap_or_else(|_| Err(timed_out())) {
+        if let Err(error) = connection.call(&hello(settings)).await {
             connection.close();
             return Err(error);
         }
         Ok(connection)
     }
 
-    /// Runs a command.
+    /// Runs a command. Waits as long as the node says anything at all: answers come in order, so a node that
+    /// is merely busy will come to this one, and to repeat it elsewhere would add to the work.
     ///
     /// # Errors
-    /// What the node says; time-outs; the end of the connection.
+    /// What the node says; the end of the connection.
     pub(super) async fn call(&self, command: &Cmd) -> RedisResult<Value> {
         self.call_last(&command.get_packed_command(), 0).await
     }
@@ -190,11 +187,7 @@ impl Connection {
         if !self.shared.send(commands, call) {
             return Err(broken());
         }
-        match timeout(RESPONSE_TIMEOUT, answered).await {
-            Ok(Ok(outcome)) => outcome,
-            Ok(Err(_)) => Err(broken()),
-            Err(_) => Err(timed_out()),
-        }
+        answered.await.unwrap_or_else(|_| Err(broken()))
     }
 
     /// Sends a command about a subscription and its `ECHO`, whose answers go to the subscriber.
@@ -480,17 +473,21 @@ fn broken() -> RedisError {
     io::Error::from(io::ErrorKind::BrokenPipe).into()
 }
 
-fn timed_out() -> RedisError {
-    io::Error::from(io::ErrorKind::TimedOut).into()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::{
+        io::{BufRead as _, Write as _},
+        sync::mpsc as blocking,
+        thread,
+    };
+
     use futures_util::{FutureExt, future::join_all};
     use tokio::{
         io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
         net::TcpListener,
         sync::mpsc,
+        task::yield_now,
+        time,
     };
 
     use super::{
@@ -499,6 +496,8 @@ mod tests {
     };
 
     const MESSAGE: &str = ">3\r\n$8\r\nsmessage\r\n$1\r\nc\r\n$2\r\nhi\r\n";
+    /// Timers are as fine as a millisecond.
+    const PROBE_DUE: Duration = PROBE_INTERVAL.saturating_add(Duration::from_millis(2));
     const SUBSCRIBED: &str = ">3\r\n$10\r\nssubscribe\r\n$1\r\nc\r\n:1\r\n";
 
     #[tokio::test]
@@ -567,6 +566,67 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn node_whose_answer_waits_to_be_read_is_not_silent() {
+        const STALLS: usize = 32;
+        let (probe, probed) = blocking::channel();
+        let (allow, allowed) = blocking::channel();
+        let (answer, answered) = blocking::channel();
+        let address = on_a_thread(move |line, socket| {
+            if line == "PING" && probe.send(()).is_ok() && allowed.recv().is_ok() {
+                socket.write_all(b"+PONG\r\n").unwrap();
+                answer.send(()).unwrap();
+            }
+        });
+        let connection = open(&address).await;
+        for stall in 0..STALLS {
+            while probed.try_recv().is_err() {
+                assert!(!connection.is_over());
+                yield_now().await;
+            }
+            if stall == 0 {
+                time::pause();
+            }
+            // From here to the end of the time this runtime stands still.
+            allow.send(()).unwrap();
+            answered.recv().unwrap();
+            time::advance(PROBE_DUE).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn node_that_is_merely_busy_is_waited_for() {
+        let (allow, allowed) = blocking::channel();
+        let address = on_a_thread(move |line, socket| {
+            if line == "WRITE" {
+                while allowed.recv().is_ok() {
+                    socket.write_all(MESSAGE.as_bytes()).unwrap();
+                }
+            }
+            if line == "WRITE" || line == "PING" {
+                socket.write_all(b"+OK\r\n").unwrap();
+            }
+        });
+        let connection = open(&address).await;
+        let (heard, mut hears) = mpsc::channel(16);
+        connection.attach(Arc::new(Ear(heard)));
+        let write = command("WRITE 1");
+        let mut call = connection.call(&write).boxed();
+        time::pause();
+        for _ in 0..8 {
+            assert!((&mut call).now_or_never().is_none());
+            allow.send(()).unwrap();
+            while hears.try_recv().is_err() {
+                assert!(!connection.is_over());
+                yield_now().await;
+            }
+            time::advance(PROBE_DUE).await;
+        }
+        time::resume();
+        drop(allow);
+        call.await.unwrap();
+    }
+
+    #[tokio::test]
     async fn subscriber_may_end_the_connection() {
         let node = FakeNode::start(|_, _| say(MESSAGE)).await;
         let connection = open(&node.address).await;
@@ -627,6 +687,26 @@ mod tests {
         assert!(connection.shared.outgoing().is_blocked);
         begin.send(()).unwrap();
         assert!(calls.await.iter().all(Result::is_ok));
+    }
+
+    /// A node for one connection, on a thread of its own: it goes on while the runtime stands still. It
+    /// greets, and does this with each line that comes.
+    fn on_a_thread(
+        mut hear: impl FnMut(&str, &mut std::net::TcpStream) + Send + 'static,
+    ) -> Address {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = Address::new("127.0.0.1", listener.local_addr().unwrap().port());
+        thread::spawn(move || {
+            let (mut socket, _) = listener.accept().unwrap();
+            let lines = io::BufReader::new(socket.try_clone().unwrap()).lines();
+            for line in lines.map_while(Result::ok) {
+                if line == "HELLO" {
+                    socket.write_all(b"%0\r\n").unwrap();
+                }
+                hear(&line, &mut socket);
+            }
+        });
+        address
     }
 
     /// A subscriber that tells what it gets.

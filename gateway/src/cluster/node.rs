@@ -13,13 +13,11 @@ use redis::{ErrorKind, FromRedisValue, RedisConnectionInfo, RedisError, RedisRes
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::{
-    Address, breaks_connection,
-    connection::{Connection, RESPONSE_TIMEOUT},
-};
+use super::{Address, breaks_connection, connection::Connection};
 
-/// How much longer than the caller waits a command may take effect: clocks are read with some delay.
-const LATENESS: Duration = Duration::from_millis(1000);
+/// What is sent now takes effect within this time or not at all: a node that was silent for longer may
+/// have been replaced, and the command repeated on its successor.
+const EFFECT_MAX: Duration = Duration::from_millis(2000);
 
 type Connecting = Shared<BoxFuture<'static, RedisResult<Connected>>>;
 
@@ -53,10 +51,9 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// When the node's clock shows more than this, nobody waits for what is sent now.
+    /// When the node's clock shows more than this, what is sent now must not take effect any more.
     pub(super) fn not_after_ms(&self) -> u64 {
-        let patience = RESPONSE_TIMEOUT + LATENESS;
-        self.clock.now_ms() + u64::try_from(patience.as_millis()).unwrap_or_default()
+        self.clock.now_ms() + u64::try_from(EFFECT_MAX.as_millis()).unwrap_or_default()
     }
 }
 

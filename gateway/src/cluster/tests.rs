@@ -277,7 +277,7 @@ async fn master_that_is_away_does_not_keep_the_gateway_from_starting() {
 }
 
 #[tokio::test]
-async fn command_carries_the_time_at_which_it_is_given_up() {
+async fn command_carries_the_time_after_which_it_must_not_take_effect() {
     let node = FakeNode::start(|_, _| ok()).await;
     let cluster = cluster_of(&node).await;
     let write = |attempt: Attempt| cmd("WRITE").arg(attempt.not_after_ms).to_owned();
