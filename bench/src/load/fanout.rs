@@ -36,8 +36,8 @@ pub(crate) struct Options {
     /// Messages on their way in a closed loop.
     #[arg(long, default_value_t = 16)]
     window: u32,
-    /// Measures, in turn with the gateway, a process that only writes as much to as many sockets, one
-    /// frame a write.
+    /// Measures, in turn with the gateway, a process that only writes as much to as many sockets: one frame a
+    /// write, and in a closed loop as many as a member of the room read at one time.
     #[arg(long)]
     with_limit: bool,
 }
@@ -60,6 +60,8 @@ struct Run {
     #[serde(flatten)]
     figures: Figures,
     limit: Option<Figures>,
+    /// Of the bare writer.
+    limit_frames_per_write: Option<u32>,
     /// Deliveries for a CPU second of the gateways, as a share of those of the bare writer.
     ratio_to_limit: Option<f64>,
 }
@@ -90,13 +92,17 @@ pub(crate) async fn run(options: Options) -> Result<()> {
                 limit = Some(Limit::open(sockets, bytes, target.threads).await?);
             }
             if let Some(limit) = &mut limit {
-                beside = Some(limit.measure(period_ns, 1, timing.span()).await?);
+                let frames = if closed_loop { gathered(&figures) } else { 1 };
+                let figures = limit.measure(period_ns, frames, timing.span()).await?;
+                beside = Some((frames, figures));
             }
         }
+        let (limit_frames_per_write, limit) = beside.unzip();
         runs.push(Run {
-            ratio_to_limit: beside.as_ref().and_then(|limit| ratio(&figures, limit)),
+            ratio_to_limit: limit.as_ref().and_then(|limit| ratio(&figures, limit)),
             figures,
-            limit: beside,
+            limit,
+            limit_frames_per_write,
         });
     }
     let scenario = Scenario {
@@ -136,6 +142,17 @@ fn columns() -> Vec<Column> {
         ("ratio", "/ratio_to_limit"),
     ];
     DELIVERY.iter().chain(&BESIDE).copied().collect()
+}
+
+/// Frames that a member read at one time.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a buffer's worth of frames"
+)]
+const fn gathered(figures: &Figures) -> u32 {
+    let frames = figures.deliveries.per_read.round() as u32;
+    if frames == 0 { 1 } else { frames }
 }
 
 /// What the gateways deliver for a CPU second, as a share of what a bare writer does.
@@ -179,5 +196,14 @@ mod tests {
         let writer = figures(Role::Writer, 0.25, 50_000);
         assert_eq!(ratio(&gateway, &writer), Some(0.8));
         assert_eq!(ratio(&writer, &gateway), None);
+    }
+
+    #[test]
+    fn the_bare_writer_gathers_as_many_frames_as_members_read_at_one_time() {
+        let mut figures = figures(Role::Gateways, 0.5, 80_000);
+        for (per_read, frames) in [(0.0, 1), (1.4, 1), (13.5, 14)] {
+            figures.deliveries.per_read = per_read;
+            assert_eq!(gathered(&figures), frames);
+        }
     }
 }

@@ -38,9 +38,14 @@ pub(super) fn fanout(experiment: &Experiment) -> Result<Vec<Row>> {
         vec![dense(experiment)?]
     };
     if let Ok(ratio) = experiment.median("/median/ratio_to_limit") {
+        let at_a_time = match experiment.median("/median/limit_frames_per_write") {
+            Ok(frames) if frames > 1.0 => format!(", {} at a time", whole(frames)),
+            _ => String::new(),
+        };
         rows.push([
-            "its deliveries for a CPU second, as a ratio to those of a process that only writes"
-                .to_owned(),
+            format!(
+                "its deliveries for a CPU second, as a ratio to those of a process that only writes{at_a_time}"
+            ),
             format!("{ratio:.2}"),
             same(),
         ]);
@@ -329,15 +334,18 @@ mod tests {
 
     #[test]
     fn a_dense_room_shows_deliveries() {
+        let mut dense = run(0);
+        dense["limit_frames_per_write"] = json!(14);
         let rows = cells(
             "fanout",
             fanout,
             json!({
                 "scenario": {"sockets": 1000, "rate": null, "window": 16, "gateways": 1},
-                "runs": [run(0)], "median": run(0),
+                "runs": [dense], "median": dense,
             }),
         );
         assert_eq!(rows[0][1], "2,000,000 / 1,000,000");
+        assert!(rows[1][0].ends_with("only writes, 14 at a time"));
     }
 
     #[test]
