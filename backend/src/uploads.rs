@@ -295,44 +295,58 @@ pub(crate) async fn complete(
     let failed = |error: crate::store::StoreError| error.during(purpose.action());
     let pending = app.store.pending_upload(id).await.map_err(failed)?;
     let (upload, claimed) = pending.ok_or(FileError::NotFound)?;
-    let for_this = upload.profile_image == (purpose == Purpose::ProfileImage);
-    if upload.owner != owner || !for_this {
+    if upload.owner != owner || upload.purpose() != purpose {
         return Err(FileError::NotFound.into());
     }
     let name: StoredName = upload
         .filename
         .parse()
         .map_err(|_| ApiError::Failed(purpose.action(), Fault::Internal))?;
-    let (staging, key) = (staging_key(id), purpose.key(&name));
+    let key = purpose.key(&name);
     // What is there stays, whatever the URL has brought since.
     if is_there(objects, &key, purpose).await? {
         return Ok(upload.stored(name));
     }
+    let promoted = promote(app, id, &upload, claimed, &key).await;
+    // Another call may have completed it meanwhile, and taken away what this one looked for.
+    if let Err(error) = promoted
+        && !is_there(objects, &key, purpose).await?
+    {
+        return Err(error);
+    }
+    Ok(upload.stored(name))
+}
+
+/// Copies what was uploaded to its final key, if it is what was promised and nothing else is claimed.
+async fn promote(
+    app: &App,
+    id: FileId,
+    upload: &PendingUpload,
+    claimed: Option<String>,
+    key: &str,
+) -> Result<(), ApiError> {
+    let objects = app.objects()?;
+    let purpose = upload.purpose();
+    let staging = staging_key(id);
     let etag = match claimed {
         Some(etag) => etag,
         None => {
-            let etag = verify(objects, &staging, &upload, purpose).await?;
-            let claim = app.store.claim_upload(id, &etag, pending_ttl(objects));
-            claim.await.map_err(failed)?
+            let etag = verify(objects, &staging, upload).await?;
+            let claimed = app
+                .store
+                .claim_upload(id, &etag, pending_ttl(objects))
+                .await;
+            claimed.map_err(|error| error.during(purpose.action()))?
         }
     };
-    match objects.copy(&staging, &key, &etag, &upload.mime_type).await {
-        Ok(()) => app.metrics.uploaded(purpose, Way::Presigned, upload.size),
-        // Another call has completed it, or something else lies there by now.
-        Err(error @ (ObjectError::NotFound | ObjectError::Changed)) => {
-            if !is_there(objects, &key, purpose).await? {
-                let changed = error == ObjectError::Changed;
-                return Err(if changed {
-                    FileError::UploadMismatch
-                } else {
-                    FileError::NotFound
-                }
-                .into());
-            }
-        }
-        Err(error) => return Err(error.during(purpose.action())),
-    }
-    Ok(upload.stored(name))
+    let copied = objects.copy(&staging, key, &etag, &upload.mime_type).await;
+    copied.map_err(|error| match error {
+        ObjectError::NotFound => FileError::NotFound.into(),
+        ObjectError::Changed => FileError::UploadMismatch.into(),
+        ObjectError::Unavailable | ObjectError::Refused => error.during(purpose.action()),
+    })?;
+    app.metrics.uploaded(purpose, Way::Presigned, upload.size);
+    Ok(())
 }
 
 async fn is_there(objects: &ObjectStore, key: &str, purpose: Purpose) -> Result<bool, ApiError> {
@@ -361,12 +375,11 @@ async fn verify(
     objects: &ObjectStore,
     staging: &str,
     upload: &PendingUpload,
-    purpose: Purpose,
 ) -> Result<String, ApiError> {
     let found = match objects.head(staging).await {
         Ok(found) => found,
         Err(ObjectError::NotFound) => return Err(FileError::NotUploaded.into()),
-        Err(error) => return Err(error.during(purpose.action())),
+        Err(error) => return Err(error.during(upload.purpose().action())),
     };
     if found.size == upload.size && found.content_type == upload.mime_type {
         Ok(found.etag)
@@ -376,6 +389,14 @@ async fn verify(
 }
 
 impl PendingUpload {
+    const fn purpose(&self) -> Purpose {
+        if self.profile_image {
+            Purpose::ProfileImage
+        } else {
+            Purpose::Attachment
+        }
+    }
+
     fn stored(self, name: StoredName) -> Stored {
         Stored {
             record: FileRecord {

@@ -27,6 +27,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures_util::stream;
+use serde_json::json;
 use support::{TestApp, User, start};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -52,6 +53,9 @@ enum Mood {
     FailsLate,
     /// A multipart upload is carried out, but not answered; nor is it there for a repetition.
     LosesAnswer,
+    /// Between the first look and the next, another call completes the upload and removes its first
+    /// copy.
+    Overtakes,
     /// Everything answers 503.
     Down,
     /// No answer at all.
@@ -63,6 +67,8 @@ struct Store {
     mood: Mood,
     /// Objects that were stored or deleted.
     changes: Arc<AtomicUsize>,
+    /// `HEAD`s that were asked.
+    looks: Arc<AtomicUsize>,
 }
 
 async fn answer(State(store): State<Store>, request: Request) -> Response {
@@ -89,6 +95,14 @@ async fn answer(State(store): State<Store>, request: Request) -> Response {
             ("etag", "\"e\"".to_owned()),
         ]
         .into_response(),
+        (Mood::Overtakes, &Method::HEAD) => {
+            let first = store.looks.fetch_add(1, Ordering::SeqCst) == 0;
+            if first || request.uri().path().contains("/uploads/") {
+                StatusCode::NOT_FOUND.into_response()
+            } else {
+                [("content-length", "9"), ("etag", "\"e\"")].into_response()
+            }
+        }
         (_, &Method::PUT) => {
             let read = axum::body::to_bytes(request.into_body(), 64 * MIB).await;
             if read.is_ok() {
@@ -113,6 +127,7 @@ async fn backend(mood: Mood, more: &[(&str, &str)]) -> (TestApp, Arc<AtomicUsize
     let store = Store {
         mood,
         changes: Arc::default(),
+        looks: Arc::default(),
     };
     let changes = Arc::clone(&store.changes);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -221,6 +236,19 @@ async fn completion_whose_answer_was_lost_is_no_failure() {
     let user = app.user().await;
     let answer = upload(&app, &user, form(MIB)).send().await;
     assert_eq!(answer.assert_status(200).json()["file"]["size"], MIB);
+}
+
+#[tokio::test]
+async fn completion_that_another_one_overtook_answers_the_same() {
+    let (app, _) = backend(Mood::Overtakes, &[]).await;
+    let user = app.user().await;
+    let wish = json!({ "originalname": "a.mp4", "mimetype": "video/mp4", "size": MIB });
+    let presigned = app.post("/api/files/presign").by(&user).json(&wish).send();
+    let presigned = presigned.await.assert_status(200).json();
+    let id = presigned["file"]["_id"].as_str().unwrap();
+    let complete = app.post(&format!("/api/files/{id}/complete")).by(&user);
+    let completed = complete.send().await.assert_status(200).json();
+    assert_eq!(completed["file"]["_id"], id);
 }
 
 #[tokio::test]
