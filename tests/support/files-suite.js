@@ -415,7 +415,7 @@ function refusals(suite) {
 }
 
 function brokenUploads(suite) {
-  const { test, rest, narrow } = suite;
+  const { test, rest, narrow, stack } = suite;
 
   test('a form that cannot be read to its end is refused and leaves nothing', async () => {
     const user = await rest.user();
@@ -440,10 +440,8 @@ function brokenUploads(suite) {
     refused(await probe(), 400, EMPTY);
     await leavesNothing(suite, async () => {
       const raw = await beginUpload(narrow, user, body, 2 * MIB);
-      retryLater(await eventually('the one place to be taken', async () => {
-        const answer = await probe();
-        return answer.status === 503 && answer;
-      }), 'OVERLOADED');
+      await eventually('the one place to be taken', async () => IN_WORK.test(await metrics(stack.backends[2])));
+      retryLater(await probe(), 'OVERLOADED');
       raw.destroy();
       await eventually('the place to be free', async () => (await probe()).status === 400);
     });
